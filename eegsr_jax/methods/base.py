@@ -1,0 +1,145 @@
+"""The contract of every method: pure functions, planned once and applied many times.
+
+A `Method` is a tuple of functions and no state. `plan` does all that does not depend on the data
+(a spline's matrix, a ridge's filter bank); `apply` is the hot path that is jitted, vmapped,
+differentiated, exported and streamed. Arrays and plain dicts cross this boundary, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eegsr_jax.geometry import Geometry
+from eegsr_jax.typing import PyTree
+
+
+class Reconstruction(NamedTuple):
+    """What a method returns, in the unit of its input.
+
+    Attributes:
+      mean: `[batch, M, time]`; observed channels are the input, bit for bit.
+      std: `[batch, M, time]` calibrated standard error: mean ± 1.645 std covers 90 %. Zero at
+        observed channels; inf where a method cannot tell.
+    """
+
+    mean: jax.Array
+    std: jax.Array
+
+
+class MomentStage(NamedTuple):
+    """A stage in closed form, from sums that add up over batches, devices and hosts.
+
+    A batch is `{"eeg": [batch, M, time], "part": [batch]}`, with `part` 0 for training windows and 1
+    for validation windows; only training data ever reach a stage.
+
+    Attributes:
+      start: `(params, geometry) -> sums`, all zero.
+      update: `(params, sums, batch, geometry) -> sums`; `update(a) + update(b)` is the update of both.
+      solve: `(params, sums, geometry) -> params`.
+    """
+
+    start: Callable[[PyTree, Geometry], PyTree]
+    update: Callable[[PyTree, PyTree, dict[str, jax.Array], Geometry], PyTree]
+    solve: Callable[[PyTree, PyTree, Geometry], PyTree]
+
+
+class Method(NamedTuple):
+    """A reconstruction method.
+
+    Attributes:
+      name: as in tables and on the command line.
+      init: `(key, geometry, window) -> params`, a plain nested dict.
+      stages: what training does, in order; empty for a method that learns nothing.
+      plan: `(params, geometry) -> plan`: everything that does not depend on the data.
+      apply: `(plan, observed [batch, L, time], key) -> Reconstruction`.
+      window: samples per call, or None for any length.
+      context: samples on either side that an output sample depends on.
+    """
+
+    name: str
+    init: Callable[[jax.Array, Geometry, int | None], PyTree]
+    stages: tuple[MomentStage, ...]
+    plan: Callable[[PyTree, Geometry], PyTree]
+    apply: Callable[[PyTree, jax.Array, jax.Array | None], Reconstruction]
+    window: int | None = None
+    context: int = 0
+
+
+def reconstruct(
+    method: Method,
+    params: PyTree,
+    geometry: Geometry,
+    observed: jax.Array,
+    key: jax.Array | None = None,
+) -> Reconstruction:
+    """Plan and apply in one call: `[batch, L, time]` in, `[batch, M, time]` out."""
+    return method.apply(method.plan(params, geometry), observed, key)
+
+
+def observed_source(geometry: Geometry) -> jax.Array:
+    """For each target, which observed channel it is: `[M]` int32, -1 where it is missing."""
+    inputs, targets = geometry.observed.shape[0], geometry.target.shape[0]
+    place = jnp.where(geometry.observed_index < 0, targets, geometry.observed_index)
+    source = jnp.full((targets,), -1, jnp.int32)
+    return source.at[place].set(jnp.arange(inputs, dtype=jnp.int32), mode="drop")
+
+
+def linear_plan(
+    geometry: Geometry,
+    filters: jax.Array,
+    std: jax.Array,
+    mean: jax.Array | None = None,
+) -> dict[str, Any]:
+    """The plan of any linear method.
+
+    Args:
+      geometry: L observed and M target electrodes.
+      filters: `[2k + 1, M, L]`; tap i multiplies the input i - k samples later.
+      std: `[M]` standard error of the missing targets.
+      mean: `[M]` mean of each target; None means 0.
+    """
+    source = observed_source(geometry)
+    targets = filters.shape[1]
+    mean = jnp.zeros((targets,), filters.dtype) if mean is None else mean
+    input_mean = jnp.where(geometry.observed_index < 0, 0.0, mean[geometry.observed_index])
+    return {
+        "filters": filters,
+        "source": source,
+        "input_mean": input_mean.astype(filters.dtype),
+        "mean": mean,
+        "std": jnp.where(source < 0, std, 0.0),
+    }
+
+
+def linear_apply(
+    plan: dict[str, Any], observed: jax.Array, key: jax.Array | None = None
+) -> Reconstruction:
+    """Filter `[batch, L, time]` to `[batch, M, time]`; zero beyond the ends of the window."""
+    del key  # a linear method draws nothing
+    filters = plan["filters"].astype(observed.dtype)
+    centred = observed - plan["input_mean"].astype(observed.dtype)[None, :, None]
+    estimate = fir(filters, centred) + plan["mean"].astype(observed.dtype)[None, :, None]
+    source = plan["source"]
+    known = jnp.take(observed, jnp.maximum(source, 0), axis=1)
+    mean = jnp.where((source >= 0)[None, :, None], known, estimate)
+    std = jnp.broadcast_to(plan["std"].astype(observed.dtype)[None, :, None], mean.shape)
+    return Reconstruction(mean, std)
+
+
+def fir(filters: jax.Array, x: jax.Array) -> jax.Array:
+    """Centred multichannel filter: `[2k+1, M, L]`, `[batch, L, time]` -> `[batch, M, time]`."""
+    taps = filters.shape[0]
+    if taps == 1:
+        return jnp.einsum("ml,blt->bmt", filters[0], x, precision="highest")
+    return jax.lax.conv_general_dilated(
+        x,
+        filters.transpose(1, 2, 0),
+        window_strides=(1,),
+        padding=[(taps // 2, taps // 2)],
+        dimension_numbers=("NCH", "OIH", "NCH"),
+        precision="highest",
+    )

@@ -1,0 +1,32 @@
+"""Strict settings for the whole suite: eight CPU devices, no silent promotion, no reused keys."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture(autouse=True)
+def _strict_dtypes():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def real_eeg() -> Path:
+    """The folder of real recordings; tests that need it skip where it is absent."""
+    root = os.environ.get("EEGSR_TEST_DATA", "")
+    if not root or not Path(root).is_dir():
+        pytest.skip("EEGSR_TEST_DATA does not name a folder of real EEG")
+    return Path(root)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
