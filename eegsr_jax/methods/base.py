@@ -33,12 +33,16 @@ class Reconstruction(NamedTuple):
 class MomentStage(NamedTuple):
     """A stage in closed form, from sums that add up over batches, devices and hosts.
 
-    A batch is `{"eeg": [batch, M, time], "part": [batch]}`, with `part` 0 for training windows and 1
-    for validation windows; only training data ever reach a stage.
+    A batch is `{"eeg": [batch, M, time], "part": [batch]}` over all target channels, with `part` 0
+    for training windows, 1 for validation windows and -1 for padding; only training data ever
+    reach a stage. Running a stage again from trained params, on a little data of one subject,
+    calibrates them to it: `gaussian` updates its prior, the ridges start afresh.
 
     Attributes:
       start: `(params, geometry) -> sums`, all zero.
-      update: `(params, sums, batch, geometry) -> sums`; `update(a) + update(b)` is the update of both.
+      update: `(params, sums, batch, geometry) -> sums`; the sums of two batches add up. They may
+        depend on the targets but not on which of them are observed, so that one pass over the data
+        serves every layout.
       solve: `(params, sums, geometry) -> params`.
     """
 

@@ -96,9 +96,7 @@ def _fit(moments, index, lags, penalties, ranks, present):
     mean, train = mo.covariances(mo.part_of(moments, mo.TRAIN))
     _, validate = mo.covariances(mo.part_of(moments, mo.VALIDATE), mean)
     observed = jnp.zeros(mean.shape, bool).at[index].max(present)
-    train_normal, validate_normal = (
-        mo.normal_equations(c, index, lags) for c in (train, validate)
-    )
+    train_normal, validate_normal = (mo.normal_equations(c, index, lags) for c in (train, validate))
     power = jnp.diagonal(validate[0])
 
     def weights_of(normal, penalty):

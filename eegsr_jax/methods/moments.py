@@ -7,6 +7,7 @@ one pass over the recordings.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -126,6 +127,7 @@ def error_covariance_diagonal(
     return power - explained + jnp.sum(weights * jnp.matmul(stacked, weights), 0)
 
 
+@functools.cache  # one function for each number of lags, so that equal stages can share a pass
 def moment_start(lags: int):
     """`start` of a `MomentStage` over all target channels."""
 

@@ -1,0 +1,43 @@
+"""EEG super-resolution in JAX: few electrodes in, many out, with an honest table beside it.
+
+The public names below are imported on first use (PEP 562), so `import eegsr_jax` itself loads
+neither JAX nor MNE, starts no backend and changes no configuration.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eegsr_jax import errors as errors
+    from eegsr_jax import geometry as geometry
+    from eegsr_jax import methods as methods
+    from eegsr_jax.data.recording import read as read
+
+__version__ = "0.1.0"
+
+# public name -> (module that is its home, attribute there); None: the module itself
+_PUBLIC = {
+    "errors": ("eegsr_jax.errors", None),
+    "geometry": ("eegsr_jax.geometry", None),
+    "methods": ("eegsr_jax.methods", None),
+    "read": ("eegsr_jax.data.recording", "read"),
+}
+
+__all__ = ["__version__", *_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'eegsr_jax' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    value = import_module(module)
+    if attribute is not None:
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,205 @@
+"""Compare methods on a data set: one honest table, CSV, JSON and an HTML report.
+
+eegsr evaluate --dataset=eegbci --root=FOLDER --protocol=within_runs --subject=1
+  --train_runs=3,4,5,6,7,8,9,10 --test_runs=11,12,13,14 --layout=case2_4x,case2_8x
+  --methods=spherical_spline,ridge,lagged_ridge --out=OUT
+
+Writes OUT/results.json, OUT/results.csv and OUT/report.html. A method's options go in brackets, as
+in lagged_ridge(lags=2). The lagged ridge is always among the methods: it is the number to beat.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from eegsr_jax import __version__, methods
+from eegsr_jax.commands.prepare import open_dataset, required
+from eegsr_jax.commands.prepare import define_dataset_flags as _define_dataset_flags
+from eegsr_jax.data.preprocessing import PREPROCESSING
+from eegsr_jax.data.store import Store, open_store, prepare
+from eegsr_jax.errors import ConfigError
+from eegsr_jax.evaluation import report, tables
+from eegsr_jax.evaluation.compare import REFERENCES, Stretch, compare, floor_rows
+from eegsr_jax.evaluation.folds import Options, Protocol
+from eegsr_jax.evaluation.protocols import PROTOCOLS, protocol
+
+ARGUMENTS = ()
+DEFAULT_METHODS = (
+    "nearest,inverse_distance,spherical_spline,spherical_spline(tune=True),minimum_norm,"
+    "gaussian,reduced_rank,ridge,lagged_ridge"
+)
+_RUNS = ("train_runs", "test_runs", "train_sessions", "test_sessions")
+
+
+def define_flags() -> flags.FlagValues:
+    """Which data, who trains on what, which methods."""
+    values = flags.FlagValues()
+    _define_dataset_flags(values)
+    text = "As --subjects."
+    flags.DEFINE_list("subject", None, text, flag_values=values)
+    text = "Use a store that `eegsr prepare` made, instead of --dataset."
+    flags.DEFINE_string("store", None, text, flag_values=values)
+    text = f"One of {', '.join(PROTOCOLS)}."
+    flags.DEFINE_string("protocol", "within_runs", text, flag_values=values)
+    for name in _RUNS:
+        flags.DEFINE_list(name, [], f"Which {name.split('_')[1]}.", flag_values=values)
+    text = "Observed channels, with commas between: case2_4x, random:16:0, spread:16, …"
+    flags.DEFINE_list("layout", ["case2_4x"], text, flag_values=values)
+    flags.DEFINE_string("methods", DEFAULT_METHODS, "What to compare.", flag_values=values)
+    text = f"One or both of {', '.join(REFERENCES)}."
+    flags.DEFINE_list("reference", ["native"], text, flag_values=values)
+    text = "Seconds of the test subject's full cap, for leave_subjects_out."
+    flags.DEFINE_list("calibration_seconds", ["0"], text, flag_values=values)
+    text = "Preset of `eegsr prepare`; default: the protocol's, dibima for eegbci."
+    flags.DEFINE_string("preprocessing", None, text, flag_values=values)
+    flags.DEFINE_string("out", None, "Folder of the results.", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "Replace results that are there.", flag_values=values)
+    return values
+
+
+def run(values: flags.FlagValues) -> None:
+    """Writes the three files and prints the table with one sentence on it."""
+    out = Path(required(values, "out"))
+    chosen = protocol(values.protocol)
+    compared = with_lagged_ridge(methods.parse(values.methods))
+    _check_references(values.reference)
+    files = [out / name for name in ("results.json", "results.csv", "report.html")]
+    taken = [file for file in files if file.exists()]
+    if taken and not values.overwrite:
+        raise ConfigError(f"{taken[0]} exists; choose another --out, or say --overwrite")
+    options = _options(values)
+    store = _store(values, chosen, out)
+    rows, stretch = compare(
+        chosen.folds(store, options),
+        chosen,
+        compared,
+        values.layout,
+        references=values.reference,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    write(out, header(chosen, store, rows), rows, stretch, overwrite=values.overwrite)
+    print(tables.text_table(floor_rows(rows) + rows))
+    print(tables.reading(rows))
+    print(f"written: {', '.join(str(file) for file in files)}")
+
+
+def with_lagged_ridge(compared: dict[str, methods.Method]) -> dict[str, methods.Method]:
+    """The methods, and the lagged ridge where it is missing: every table prints it."""
+    if any(method.name == "lagged_ridge" for method in compared.values()):
+        return compared
+    return compared | {"lagged_ridge": methods.make("lagged_ridge")}
+
+
+def write(
+    out: Path,
+    head: dict[str, Any],
+    rows: list[dict[str, Any]],
+    stretch: Stretch,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write `results.json`, `results.csv` and `report.html` into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    tables.write_json(out / "results.json", head, rows)
+    tables.write_csv(out / "results.csv", rows)
+    geometry = stretch.geometry
+    example = report.Example(
+        title=stretch.title,
+        names=geometry.target_names,
+        positions=geometry.target.__array__(),
+        sfreq=stretch.sfreq,
+        observed=geometry.observed_names,
+        truth=stretch.truth,
+        mean=stretch.mean,
+        std=stretch.std,
+    )
+    report.write_report(
+        out / "report.html",
+        header=head,
+        rows=rows,
+        example=example,
+        notes=head["quirks"],
+        overwrite=overwrite,
+    )
+
+
+def header(chosen: Protocol, store: Store, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What someone needs in order to get the same numbers again."""
+    import jax
+
+    return {
+        "protocol": chosen.name,
+        "summary": chosen.summary,
+        "quirks": list(chosen.quirks),
+        "leaky": any(row["leaky"] for row in rows),
+        "dataset": store.dataset,
+        "licence": store.licence,
+        "citation": store.citation,
+        "preprocessing": str(store.preprocessing),
+        "units": "ratios; missing channels only unless a name says all",
+        "layouts": {row["layout"]: row["layout_hash"] for row in rows},
+        "recordings": {r.key: r.sha256[:16] for r in store.recordings},
+        "floors": floor_rows(rows),
+        "device": str(jax.devices()[0].device_kind),
+        "commit": _commit(),
+        "versions": {"eegsr_jax": __version__}
+        | {name: metadata.version(name) for name in ("jax", "jaxlib", "mne", "numpy", "scipy")},
+    }
+
+
+def _commit() -> str | None:
+    """The revision of this checkout, or None for an installed package."""
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+def _options(values: flags.FlagValues) -> Options:
+    try:
+        seconds = tuple(float(s) for s in values.calibration_seconds)
+    except ValueError:
+        raise ConfigError(
+            f"--calibration_seconds={','.join(values.calibration_seconds)}: expected numbers"
+        ) from None
+    return Options(
+        subjects=tuple(values.subject or values.subjects or ()),
+        calibration_seconds=seconds,
+        **{name: tuple(getattr(values, name)) for name in _RUNS},
+    )
+
+
+def _check_references(names: list[str]) -> None:
+    for name in names:
+        if name not in REFERENCES:
+            raise ConfigError(f"--reference={name}: expected one of {', '.join(REFERENCES)}")
+
+
+def _store(values: flags.FlagValues, chosen: Protocol, out: Path) -> Store:
+    if values.store:
+        return open_store(values.store)
+    if values.subject and not values.subjects and chosen.name != "leave_subjects_out":
+        values.subjects = values.subject  # read no more than is asked for
+    if not values.runs:
+        values.runs = [*values.train_runs, *values.test_runs] or None
+    preset = values.preprocessing or (
+        "dibima" if values.dataset == "eegbci" else chosen.preprocessing
+    )
+    if preset not in PREPROCESSING:
+        raise ConfigError(f"--preprocessing={preset}: expected one of {', '.join(PREPROCESSING)}")
+    return prepare(open_dataset(values), out / "store", PREPROCESSING[preset])

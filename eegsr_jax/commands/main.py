@@ -1,0 +1,107 @@
+"""The `eegsr` program: finds the command, reads its flags, and turns errors into one line.
+
+Exit status: 0 done, 2 bad input or interrupted (one line on stderr). Anything else is a bug and
+shows its traceback; `--debug` shows it for every error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import pkgutil
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+
+from absl import flags
+
+from eegsr_jax import __version__, commands
+from eegsr_jax.errors import ConfigError, EEGSRError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `eegsr ARGV...` (default: the arguments of this process) and returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "-help", "--help", "help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"eegsr_jax {__version__}")
+        return 0
+    name = words[0]
+    try:
+        command = _find(name)
+        if any(word in ("-h", "-help", "--help") for word in words[1:]):
+            print(_usage(name, command))
+            return 0
+        _run(name, command, words)
+    except (EEGSRError, flags.Error, OSError, KeyboardInterrupt) as error:
+        if "--debug" in words:
+            raise
+        print(f"eegsr {name}: {' '.join(_explain(name, error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def names() -> tuple[str, ...]:
+    """The commands there are: the other modules of this folder."""
+    return tuple(m.name for m in pkgutil.iter_modules(commands.__path__) if m.name != "main")
+
+
+def _find(name: str) -> ModuleType:
+    if name in names():
+        return import_module(f"eegsr_jax.commands.{name}")
+    close = difflib.get_close_matches(name, names(), n=1)
+    guess = f"did you mean {close[0]}? " if close else ""
+    raise ConfigError(f"unknown command; {guess}There are: {', '.join(names())}")
+
+
+def _run(name: str, command: ModuleType, words: list[str]) -> None:
+    values = _flags(command)
+    arguments = values([f"eegsr {name}", *words[1:]])[1:]
+    if len(arguments) != len(command.ARGUMENTS):
+        expected = " ".join(command.ARGUMENTS) or "no argument without a flag"
+        raise ConfigError(f"expected {expected}, found {' '.join(arguments) or 'none'}")
+    command.run(values, *arguments)
+
+
+def _flags(command: ModuleType) -> flags.FlagValues:
+    values = command.define_flags()
+    flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
+    return values
+
+
+def _explain(name: str, error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; nothing half-written"
+    if isinstance(error, flags.Error):
+        return f"{error} (eegsr {name} --help lists the flags)"
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" while writing {error.filename}" if error.filename else ""
+        return f"no space left on the disk{place}; free some or write elsewhere"
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+def _overview() -> str:
+    lines = ["eegsr COMMAND [ARGUMENTS] [--FLAG=VALUE ...]", ""]
+    for name in names():
+        summary = (import_module(f"eegsr_jax.commands.{name}").__doc__ or "").partition("\n")[0]
+        lines.append(f"  {name:<12} {summary}")
+    return "\n".join([*lines, "", "eegsr COMMAND --help says more; eegsr --version"])
+
+
+def _usage(name: str, command: ModuleType) -> str:
+    lines = [" ".join(["eegsr", name, *command.ARGUMENTS, "[--FLAG=VALUE ...]"]), ""]
+    lines += [(command.__doc__ or "").strip(), ""]
+    values = _flags(command)
+    for flag in (values[flag_name] for flag_name in values):
+        default = f" (default {flag.default_as_str})" if flag.default else ""
+        lines.append(f"  --{flag.name:<15} {' '.join(flag.help.split())}{default}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Recordings, data sets, the window store, splits and pipelines."""

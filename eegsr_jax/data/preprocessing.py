@@ -1,0 +1,161 @@
+"""Filters and resampling through MNE, in float64, with the results of `mne.io.Raw`'s methods."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from eegsr_jax.data.recording import Recording
+from eegsr_jax.errors import ConfigError, RecordingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What is done to a recording before it is stored, in this order; `None` or `()`: not done.
+
+    Attributes:
+      notch: frequencies to remove, Hz (MNE's FIR notch, `firwin`, transition 1 Hz).
+      l_freq: lower edge of the pass band, Hz (MNE's zero-phase FIR, `firwin`, automatic length).
+      h_freq: upper edge of the pass band, Hz.
+      resample: new sampling rate, Hz (MNE's Fourier resampling).
+
+    Raises:
+      ConfigError: on a value that is not a positive frequency, or `l_freq >= h_freq`.
+    """
+
+    notch: tuple[float, ...] = ()
+    l_freq: float | None = 0.5
+    h_freq: float | None = 40.0
+    resample: float | None = None
+
+    def __post_init__(self):
+        edges = [(name, getattr(self, name)) for name in ("l_freq", "h_freq", "resample")]
+        given = [(name, value) for name, value in edges if value is not None]
+        for name, value in [("notch", value) for value in self.notch] + given:
+            if not (isinstance(value, int | float) and 0 < value < np.inf):
+                raise ConfigError(
+                    f"preprocessing: {name}={value!r} is not a frequency in Hz above 0; "
+                    "give a number, or leave the step out"
+                )
+        if self.l_freq is not None and self.h_freq is not None and self.l_freq >= self.h_freq:
+            raise ConfigError(
+                f"preprocessing: l_freq={self.l_freq} is not below h_freq={self.h_freq}; swap them"
+            )
+
+
+PREPROCESSING = {
+    "none": Preprocessing(l_freq=None, h_freq=None),
+    "default": Preprocessing(),
+    "dibima": Preprocessing(notch=(50.0,)),
+}
+
+
+def apply(recording: Recording, preprocessing: Preprocessing) -> Recording:
+    """Filters and resamples one recording.
+
+    The numbers are those of `raw.notch_filter(notch)`, `raw.filter(l_freq, h_freq)` and
+    `raw.resample(resample)` at MNE's defaults, computed in float64 and rounded to float32 once, at
+    the end. Filters run through unusable stretches, as MNE's do through `BAD_` annotations; samples
+    that reading set to zero because they were not finite are bridged by straight lines first, so
+    that the jump to zero does not ring into the usable signal.
+
+    Args:
+      recording: `[channel, time]` volts.
+      preprocessing: the steps.
+
+    Returns:
+      The recording with new `data`, `sfreq`, `usable` and a sentence in `notes` for each step. An
+      output sample of the resampling is usable when all samples around it are.
+
+    Raises:
+      RecordingError: when a frequency lies at or above half the sampling rate, or the recording is
+        shorter than the filter.
+    """
+    steps = _describe(recording, preprocessing)
+    if not steps:
+        return recording
+    _check_nyquist(recording, preprocessing)
+    import mne
+
+    p, sfreq, usable = preprocessing, recording.sfreq, recording.usable
+    data, bridged = _bridge(recording.data.astype(np.float64), usable)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*longer than the signal")
+            if p.notch:
+                notch = np.array(p.notch)
+                data = mne.filter.notch_filter(data, sfreq, notch, copy=False, verbose="warning")
+            if p.l_freq is not None or p.h_freq is not None:
+                data = mne.filter.filter_data(
+                    data, sfreq, p.l_freq, p.h_freq, copy=False, verbose="warning"
+                )
+    except RuntimeWarning as warning:
+        raise RecordingError(
+            f"{recording.source}: {data.shape[1]} samples ({data.shape[1] / sfreq:.2f} s at "
+            f"{sfreq:g} Hz) are too few for {' and '.join(steps)} (MNE: {warning}); give a longer "
+            "recording, or leave the filter out (preprocessing 'none')"
+        ) from None
+    if p.resample is not None and p.resample != sfreq:
+        data = mne.filter.resample(data, up=p.resample, down=sfreq, npad="auto", verbose="warning")
+        usable = _resample_usable(usable, data.shape[1], sfreq / p.resample)
+        sfreq = float(p.resample)
+    if bridged:
+        steps.append(f"{bridged} zero-filled values bridged by straight lines before filtering")
+    return replace(
+        recording,
+        data=np.ascontiguousarray(data, np.float32),
+        sfreq=sfreq,
+        usable=usable,
+        notes=(*recording.notes, *steps),
+    )
+
+
+def _describe(recording: Recording, p: Preprocessing) -> list[str]:
+    steps = [f"notch filter at {f:g} Hz" for f in p.notch]
+    if p.l_freq is not None and p.h_freq is not None:
+        steps.append(f"band-pass filter {p.l_freq:g}-{p.h_freq:g} Hz")
+    elif p.l_freq is not None:
+        steps.append(f"high-pass filter {p.l_freq:g} Hz")
+    elif p.h_freq is not None:
+        steps.append(f"low-pass filter {p.h_freq:g} Hz")
+    if p.resample is not None and p.resample != recording.sfreq:
+        steps.append(f"resampled from {recording.sfreq:g} to {p.resample:g} Hz")
+    return steps
+
+
+def _check_nyquist(recording: Recording, p: Preprocessing) -> None:
+    nyquist = recording.sfreq / 2
+    for name, value in [("notch", f) for f in p.notch] + [
+        ("l_freq", p.l_freq),
+        ("h_freq", p.h_freq),
+    ]:
+        if value is not None and value >= nyquist:
+            raise RecordingError(
+                f"{recording.source}: {name} {value:g} Hz is not below {nyquist:g} Hz, half the "
+                f"sampling rate of {recording.sfreq:g} Hz; lower {name} or leave it out"
+            )
+
+
+def _bridge(data: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, int]:
+    """Replaces, in place, exact zeros among unusable samples by lines between their neighbours."""
+    bridged = 0
+    if not usable.all():
+        for row in data:
+            gap = ~usable & (row == 0)
+            if gap.any() and not gap.all():
+                known = np.flatnonzero(~gap)
+                row[gap] = np.interp(np.flatnonzero(gap), known, row[known])
+                bridged += int(gap.sum())
+    return data, bridged
+
+
+def _resample_usable(usable: np.ndarray, samples: int, step: float) -> np.ndarray:
+    """Usability after resampling; `step` is the number of old samples per new sample."""
+    unusable_before = np.concatenate([[0], np.cumsum(~usable)])
+    reach = max(step / 2, 1.0)  # upsampling still draws on both neighbours
+    centre = np.arange(samples) * step
+    first = np.clip(np.floor(centre - reach).astype(np.int64), 0, len(usable))
+    last = np.clip(np.ceil(centre + reach).astype(np.int64) + 1, 0, len(usable))
+    return unusable_before[last] == unusable_before[first]

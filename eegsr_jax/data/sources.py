@@ -1,0 +1,211 @@
+"""Open whatever holds EEG (a path, a BIDS path, an MNE object) and take its samples out."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eegsr_jax.errors import EEGSRError, RecordingError
+
+_BLOCK = 1 << 16  # samples read at once: MNE hands out float64, twice the size that is kept
+_EPOCHS_FIF = re.compile(r"[-_]epo\.fif(\.gz)?$")
+_BIDS_FILE = re.compile(r"sub-[^_]+(_[a-z]+-[^_]+)*_eeg\.(edf|vhdr|set|bdf)")
+_JOINS = ("BAD BOUNDARY", "EDGE BOUNDARY", "BOUNDARY", "NEW SEGMENT/")
+
+
+def origin(source: Any) -> str:
+    """What to call a source in messages."""
+    if isinstance(source, str | Path):
+        return str(source)
+    if is_bids_path(source):
+        return str(source.fpath)
+    return f"{type(source).__name__} object"
+
+
+def entities(source: Any) -> dict[str, str]:
+    """Subject, session and run that a BIDS path or a BIDS-like file name tells."""
+    name = Path(origin(source)).name if not _is_mne(source) else ""
+    found = re.findall(r"(?:^|_)(sub|ses|run)-([^_.]+)", name)
+    return {{"sub": "subject", "ses": "session", "run": "run"}[k]: v for k, v in found}
+
+
+@contextlib.contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Put the name of the source in front of the message of any error of ours."""
+    try:
+        yield
+    except EEGSRError as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+@contextlib.contextmanager
+def reading(notes: list[str]) -> Iterator[None]:
+    """Turn what MNE's readers raise into one line, and what they warn of into notes."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    except EEGSRError:
+        raise
+    except Exception as error:  # readers of foreign files fail in every way there is
+        line = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RecordingError(f"cannot be read: {line}") from error
+    for warning in caught:
+        line = f"MNE: {' '.join(str(warning.message).split())[:200]}"
+        if warning.category is RuntimeWarning and line not in notes:
+            notes.append(line)
+
+
+def open_source(source: Any) -> Any:
+    """The MNE object behind a source: Raw (not loaded), Epochs or Evoked.
+
+    Raises:
+      RecordingError: no such file, an array, or a BIDS source without mne-bids.
+    """
+    import mne
+
+    if _is_mne(source):
+        unloaded = isinstance(source, mne.BaseEpochs) and not source.preload
+        return source.copy().load_data(verbose="WARNING") if unloaded else source
+    if is_bids_path(source):
+        return _open_bids(source)
+    if not isinstance(source, str | Path):
+        raise RecordingError(
+            f"a {type(source).__name__} is no path, BIDS path or MNE object; "
+            "for arrays use from_array(data, sfreq, names, positions)"
+        )
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise RecordingError("no such file; check the path")
+    sidecar = path.with_name(path.name.rsplit("_", 1)[0] + "_channels.tsv")
+    if path.parent.name == "eeg" and _BIDS_FILE.fullmatch(path.name) and sidecar.is_file():
+        return _open_bids(path)  # else the bad channels and types of channels.tsv would be lost
+    if _EPOCHS_FIF.search(path.name):
+        return mne.read_epochs(path, preload=True, verbose="WARNING")
+    try:
+        return mne.io.read_raw(path, preload=False, verbose="WARNING")
+    except TypeError:
+        if path.suffix != ".set":
+            raise
+        return mne.io.read_epochs_eeglab(path, verbose="WARNING")  # MNE's Raw reader refuses trials
+
+
+def is_bids_path(source: Any) -> bool:
+    """Whether this is an `mne_bids.BIDSPath`; told without importing mne-bids."""
+    return type(source).__name__ == "BIDSPath"
+
+
+def _is_mne(source: Any) -> bool:
+    if not hasattr(source, "info"):
+        return False
+    import mne
+
+    return isinstance(source, mne.io.BaseRaw | mne.BaseEpochs | mne.Evoked)
+
+
+def _open_bids(source: Any) -> Any:
+    try:
+        import mne_bids
+    except ImportError as error:
+        raise RecordingError(
+            "reading BIDS needs mne-bids: pip install 'eegsr_jax[bids]' "
+            "(or read the file with MNE and pass the Raw object)"
+        ) from error
+    if isinstance(source, Path):
+        source = mne_bids.get_bids_path_from_fname(source, check=False, verbose="ERROR")
+    return mne_bids.read_raw_bids(source, verbose="WARNING")
+
+
+# --------------------------------------------------------------------------------------- samples
+
+
+def positions(inst: Any) -> np.ndarray:
+    """Positions `[channel, 3]` that an MNE object carries, metres, head frame; NaN where none."""
+    from mne.io.constants import FIFF
+
+    rows = [
+        c["loc"][:3] if c["coord_frame"] == FIFF.FIFFV_COORD_HEAD else np.full(3, np.nan)
+        for c in inst.info["chs"]
+    ]
+    return np.asarray(rows, float).reshape(-1, 3)
+
+
+def samples(inst: Any, picks: np.ndarray) -> np.ndarray:
+    """`[channel, time]` float32, volts as MNE understands them; epochs one after the other."""
+    import mne
+
+    if isinstance(inst, mne.io.BaseRaw):
+        out = np.empty((len(picks), inst.n_times), np.float32)
+        for start in range(0, inst.n_times, _BLOCK):
+            stop = min(start + _BLOCK, inst.n_times)
+            out[:, start:stop] = inst.get_data(picks, start, stop, verbose="WARNING")
+        return out
+    return continuous(inst)[picks].astype(np.float32)
+
+
+def continuous(inst: Any) -> np.ndarray:
+    """All channels of a loaded MNE object as `[channel, time]` float64."""
+    import mne
+
+    if isinstance(inst, mne.BaseEpochs):
+        data = inst.get_data(copy=False, verbose="WARNING")
+        return data.transpose(1, 0, 2).reshape(data.shape[1], -1)
+    return inst.data if isinstance(inst, mne.Evoked) else inst.get_data(verbose="WARNING")
+
+
+def usable(inst: Any) -> np.ndarray:
+    """`[time]` bool: False under `BAD_` annotations and on the last sample before every join.
+
+    Joins are the borders of epochs and the "boundary" marks of MNE, EEGLAB and BrainVision. One
+    unusable sample keeps a window of usable samples from straddling one.
+    """
+    import mne
+
+    if isinstance(inst, mne.Evoked):
+        return np.ones(len(inst.times), bool)
+    sfreq = inst.info["sfreq"]
+    if isinstance(inst, mne.BaseEpochs):
+        length = len(inst.times)
+        out = np.ones((len(inst), length), bool)
+        for row, marks in zip(out, inst.get_annotations_per_epoch(), strict=True):
+            for onset, duration, text, *_ in marks:
+                _mark(row, (onset - inst.tmin) * sfreq, duration * sfreq, text)
+        out[:-1, -1] = False
+        return out.reshape(-1)
+    out = np.ones(inst.n_times, bool)
+    for mark in inst.annotations:
+        onset = mark["onset"] - inst.first_time  # MNE counts from the start of the acquisition
+        _mark(out, onset * sfreq, mark["duration"] * sfreq, mark["description"])
+    return out
+
+
+def remarks(inst: Any) -> list[str]:
+    """What a user of these samples should know about the object they come from."""
+    import mne
+
+    notes = []
+    if any(not p["active"] and "EEG" in p["desc"] for p in inst.info["projs"]):
+        notes.append("a projector for EEG that is not applied in the source was not applied")
+    if isinstance(inst, mne.BaseEpochs):
+        notes.append(f"{len(inst)} epochs of {len(inst.times)} samples put one after the other")
+        if np.any(np.diff(np.sort(inst.events[:, 0])) < len(inst.times)):
+            notes.append("epochs overlap in time: random windows of them are not independent")
+    return notes
+
+
+def _mark(ok: np.ndarray, onset: float, duration: float, text: str) -> None:
+    first = int(round(onset))
+    if text.upper() in _JOINS:
+        last, first = first, first - 1
+    elif text.upper().startswith("BAD"):
+        length = int(round(onset + np.nan_to_num(duration))) - first
+        last = first + max(length, 1)  # a mark without length is one sample
+    else:
+        return
+    ok[max(first, 0) : max(last, 0)] = False

@@ -1,0 +1,1 @@
+"""Metrics, protocols, honest tables and reports."""

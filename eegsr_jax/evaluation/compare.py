@@ -1,0 +1,315 @@
+"""Every method on the same windows: train, reconstruct, score, one row for each combination."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from eegsr_jax import layouts as ly
+from eegsr_jax.data.pipeline import pipeline
+from eegsr_jax.data.segments import Segment
+from eegsr_jax.data.store import Store
+from eegsr_jax.errors import ChannelError, SplitError
+from eegsr_jax.evaluation.folds import Fold, Protocol
+from eegsr_jax.evaluation.metrics import Scores, floors
+from eegsr_jax.geometry import Geometry, make_geometry
+from eegsr_jax.methods import moments as mo
+from eegsr_jax.methods.base import Method
+from eegsr_jax.training.loop import accumulate, initial, jitted, nameless, solve
+from eegsr_jax.typing import PyTree
+
+REFERENCES = ("native", "observed_average")
+MIN_CALIBRATION_WINDOWS = 5  # four train, one validates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """A few seconds of one test recording, reconstructed by every method, for pictures."""
+
+    title: str
+    geometry: Geometry
+    sfreq: float
+    truth: np.ndarray  # [M, time] volts
+    mean: dict[str, np.ndarray]
+    std: dict[str, np.ndarray]
+
+
+def compare(
+    folds: Sequence[Fold],
+    protocol: Protocol,
+    methods: Mapping[str, Method],
+    layouts: Sequence[str],
+    *,
+    references: Sequence[str] = ("native",),
+    batch_size: int = 32,
+    stretch_seconds: float = 10.0,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[list[dict[str, Any]], Stretch]:
+    """Scores of every method, layout, reference and fold.
+
+    All methods see the same training, validation and calibration windows.
+
+    Returns:
+      Rows (see `Scores.summary` and `_row`), and a stretch of the first fold, layout and
+      reference for pictures.
+
+    Raises:
+      EEGSRError: a layout does not fit, or a part of a split is empty.
+    """
+    rows, stretch, last_pass = [], None, _Pass()
+    for fold in folds:
+        data = _Data(fold, protocol, batch_size)
+        for reference in references:
+            for spec in layouts:
+                geometry = data.geometry(spec)
+                missing = np.setdiff1d(
+                    np.arange(len(data.channels)), np.asarray(geometry.observed_index)
+                )
+                if not len(missing):
+                    raise ChannelError(
+                        f"layout {spec!r} observes every channel: nothing is missing"
+                    )
+                view = _View(data, geometry, reference)
+                pictures = {}
+                for label, method in methods.items():
+                    params, timing = _trained(method, view, last_pass)
+                    plan = jax.block_until_ready(jitted(method.plan)(params, nameless(geometry)))
+                    scores, speed = _score(method, plan, view, protocol.legacy_batch)
+                    rows.append(
+                        _row(label, spec, view, fold, protocol)
+                        | scores.summary()
+                        | timing
+                        | {"times_real_time": speed}
+                    )
+                    say(_line(rows[-1]))
+                    if stretch is None:
+                        pictures[label] = _picture(method, plan, view, stretch_seconds)
+                if stretch is None:
+                    stretch = _stretch(pictures, view, fold, spec)
+    assert stretch is not None
+    return rows, stretch
+
+
+class _Data:
+    """The windows of one fold."""
+
+    def __init__(self, fold: Fold, protocol: Protocol, batch_size: int):
+        self.fold, self.protocol, self.batch_size = fold, protocol, batch_size
+        self.store: Store = fold.store
+        split = fold.split
+        segments = (*split.train, *split.validate, *split.calibration, *split.test)
+        used = [self.store.recording(k) for k in dict.fromkeys(s.key for s in segments)]
+        bad = {name for recording in used for name in recording.bads}
+        shared = set.intersection(*(set(r.names) for r in used))
+        self.channels = tuple(n for n in used[0].names if n in shared and n not in bad)
+        self.sfreq = used[0].sfreq
+        self.positions = dict(zip(used[0].names, used[0].positions, strict=True))
+        self.window = protocol.window(self.sfreq)
+
+    def geometry(self, spec: str) -> Geometry:
+        """The geometry of a layout; "best:k" looks at the covariance of the training windows."""
+        spec = spec.replace("SUBJECT", self.fold.subject)
+        names = self.channels
+        covariance = None
+        if spec.startswith("best"):
+            windows = np.concatenate([b["eeg"] for b in self.batches(self.fold.split.train)])
+            covariance = np.einsum("bit,bjt->ij", windows, windows, dtype=np.float64)
+        observed = ly.layout(
+            spec,
+            names,
+            positions=np.stack([self.positions[n] for n in names]),
+            covariance=covariance,
+        )
+        return make_geometry(observed, names, self.positions)
+
+    def batches(self, segments: Sequence[Segment]) -> Iterator[dict[str, np.ndarray]]:
+        """Windows of some segments, unshuffled."""
+        yield from pipeline(
+            self.store,
+            segments,
+            window=self.window,
+            batch_size=self.batch_size,
+            channels=self.channels,
+        )
+
+
+class _View:
+    """The data of a fold as one layout and reference shows them."""
+
+    def __init__(self, data: _Data, geometry: Geometry, reference: str):
+        self.data, self.geometry, self.reference = data, geometry, reference
+        self.index = np.asarray(geometry.observed_index)
+        self.plain = reference == "native" and not data.protocol.zscore
+        self.missing = np.ones(len(data.channels), bool)
+        self.missing[self.index] = False
+
+    def shown(self, eeg: np.ndarray) -> np.ndarray:
+        """`[..., M, time]` referenced and scaled as this view and protocol say."""
+        if self.reference == "observed_average":
+            eeg = eeg - eeg[..., self.index, :].mean(-2, keepdims=True)
+        if self.data.protocol.zscore:
+            centred = eeg - eeg.mean(-1, keepdims=True)
+            # The floor of EMAG's loader: 1e-6 of the stored unit, here volts.
+            eeg = centred / np.maximum(centred.std(-1, keepdims=True), 1e-6)
+        return eeg.astype(np.float32)
+
+    def training(self) -> Iterator[dict[str, np.ndarray]]:
+        """Training windows, then validation windows."""
+        split = self.data.fold.split
+        for part, segments in ((mo.TRAIN, split.train), (mo.VALIDATE, split.validate)):
+            for batch in self.data.batches(segments) if segments else ():
+                count = len(batch["eeg"])
+                yield {"eeg": self.shown(batch["eeg"]), "part": np.full(count, part, np.int32)}
+
+    def calibration(self) -> Iterator[dict[str, np.ndarray]]:
+        """The test subject's own seconds; the last fifth validates."""
+        segments = self.data.fold.split.calibration
+        eeg = np.concatenate([self.shown(b["eeg"]) for b in self.data.batches(segments)])
+        if len(eeg) < MIN_CALIBRATION_WINDOWS:
+            raise SplitError(
+                f"{len(eeg)} calibration windows of {self.data.window / self.data.sfreq:g} s; at "
+                f"least {MIN_CALIBRATION_WINDOWS} needed: calibrate on more seconds"
+            )
+        part = np.zeros(len(eeg), np.int32)
+        part[-max(1, len(eeg) // 5) :] = mo.VALIDATE
+        yield {"eeg": eeg, "part": part}
+
+
+class _Pass(dict):
+    """Sums of the last training data seen, by stage: one pass serves all layouts and methods."""
+
+    owner: Any = None
+
+    def of(self, owner: Any) -> _Pass:
+        if self.owner != owner:
+            self.clear()
+            self.owner = owner
+        return self
+
+
+def _trained(method: Method, view: _View, last: _Pass) -> tuple[PyTree, dict[str, float]]:
+    """Params, and seconds for fitting and for compiling, apart."""
+    split, geometry = view.data.fold.split, view.geometry
+    owner = (split.train, split.validate, view.data.channels, view.reference)
+    shared = last.of(owner if view.plain else (owner, tuple(view.index)))
+    params, fitting, compiling = initial(method, geometry), 0.0, 0.0
+    for stage in method.stages:
+        key = (stage.start, stage.update)
+        if key not in shared:
+            first = next(view.training())
+            compiling += _seconds(lambda: accumulate(stage, params, geometry, [first]))  # noqa: B023
+            begin = time.perf_counter()
+            sums = jax.block_until_ready(accumulate(stage, params, geometry, view.training()))
+            shared[key] = sums, time.perf_counter() - begin
+        sums, seconds = shared[key]
+        before = params
+        compiling += _seconds(lambda: solve(stage, before, sums, geometry))  # noqa: B023
+        begin = time.perf_counter()
+        params = jax.block_until_ready(solve(stage, before, sums, geometry))
+        fitting += seconds + time.perf_counter() - begin
+    if split.calibration:
+        begin = time.perf_counter()
+        for stage in method.stages:
+            sums = accumulate(stage, params, geometry, view.calibration())
+            params = jax.block_until_ready(solve(stage, params, sums, geometry))
+        fitting += time.perf_counter() - begin
+    return params, {"fit_seconds": fitting, "compile_seconds": compiling}
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - begin
+
+
+def _score(method: Method, plan: PyTree, view: _View, legacy_batch: int) -> tuple[Scores, float]:
+    """Scores on the test windows, and how many times faster than real time they were made."""
+    data = view.data
+    scores = Scores(view.missing, data.sfreq, legacy_batch)
+    apply, busy = jitted(method.apply), 0.0
+    for number, batch in enumerate(data.batches(data.fold.split.test)):
+        truth = view.shown(batch["eeg"])
+        observed = np.zeros((data.batch_size, len(view.index), data.window), np.float32)
+        observed[: len(truth)] = truth[:, view.index]
+        key = jax.random.fold_in(jax.random.key(0), number)
+        if number == 0:
+            jax.block_until_ready(apply(plan, observed, key))  # compiles
+        begin = time.perf_counter()
+        result = jax.block_until_ready(apply(plan, observed, key))
+        busy += (time.perf_counter() - begin) * len(truth) / data.batch_size
+        mean, std = (np.asarray(a)[: len(truth)] for a in result)
+        scores.add(truth, mean, std)
+    return scores, scores.windows * data.window / data.sfreq / busy
+
+
+def _row(label: str, spec: str, view: _View, fold: Fold, protocol: Protocol) -> dict[str, Any]:
+    observed, targets = len(view.index), len(view.data.channels)
+    return {
+        "method": label,
+        "layout": spec,
+        "factor": round(targets / observed, 2),
+        "reference": view.reference,
+        "protocol": protocol.name,
+        "split": fold.split.kind,
+        "seed": fold.split.seed,
+        "subject": fold.subject,
+        "calibration_seconds": fold.calibration_seconds,
+        "observed": observed,
+        "targets": targets,
+        "layout_hash": ly.list_hash(view.geometry.observed_names),
+        "leaky": fold.split.leaky,
+    }
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return (
+        f"{row['subject']:>5} {row['layout']:<14} {row['reference']:<16} {row['method']:<26} "
+        f"missing NMSE {row['nmse_missing']:.4f}  90 % bars cover {row['coverage_90']:.1%}"
+    )
+
+
+def _picture(
+    method: Method, plan: PyTree, view: _View, seconds: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    truth = view.shown(_test_samples(view.data, seconds))
+    mean, std = method.apply(plan, truth[None, view.index], jax.random.key(0))
+    return truth, np.asarray(mean[0]), np.asarray(std[0])
+
+
+def _test_samples(data: _Data, seconds: float) -> np.ndarray:
+    """`[M, time]`: the first `seconds` of the longest usable test stretch."""
+    found = []
+    for segment in data.fold.split.test:
+        for start, stop in data.store.recording(segment.key).usable:
+            start, stop = max(start, segment.start), min(stop, segment.stop)
+            found.append((stop - start, segment.key, start))
+    length, key, start = max(found, key=lambda f: f[0])
+    recording = data.store.recording(key)
+    samples = data.store.read(key, start, start + min(length, round(seconds * data.sfreq)))
+    return samples[recording.channel_index(data.channels)]
+
+
+def _stretch(pictures: Mapping[str, Any], view: _View, fold: Fold, spec: str) -> Stretch:
+    return Stretch(
+        title=f"subject {fold.subject}, {spec}, {view.reference} reference",
+        geometry=view.geometry,
+        sfreq=view.data.sfreq,
+        truth=next(iter(pictures.values()))[0],
+        mean={label: picture[1] for label, picture in pictures.items()},
+        std={label: picture[2] for label, picture in pictures.items()},
+    )
+
+
+def floor_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What predicting zero scores for each layout, on channels of equal power."""
+    seen = {}
+    for row in rows:
+        missing = np.arange(row["targets"]) >= row["observed"]
+        power = floors(missing, np.ones(row["targets"]))
+        seen.setdefault(row["layout"], {"method": "zero", "layout": row["layout"]} | power)
+    return list(seen.values())

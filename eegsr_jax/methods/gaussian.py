@@ -1,0 +1,198 @@
+"""`gaussian`: the conditional mean and variance of the missing channels, under stacked priors.
+
+The scalp field is a zero-mean Gaussian with a covariance over electrodes and time lags. It starts
+as a smooth kernel of the angle between electrodes; training replaces it by the covariance of a
+population; calibration moves it towards one subject. Each step is the same update,
+
+    covariance <- (n S + n0 covariance) / (n + n0),
+
+with S the covariance of n new samples and n0 = `prior_samples` (the mean of an inverse-Wishart
+posterior). S is taken per window after division by the window's power, so that neither a loud
+subject nor a blink outweighs the rest, and the result has no unit. Between the electrodes of the
+data the covariance is carried by the kernel, so that any montage can be observed and any
+reconstructed. The unit comes back at `apply` from the power of the observed channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eegsr_jax.geometry import Geometry
+from eegsr_jax.methods import moments as mo
+from eegsr_jax.methods.base import (
+    Method,
+    MomentStage,
+    Reconstruction,
+    linear_apply,
+    linear_plan,
+    observed_source,
+)
+from eegsr_jax.methods.kernels import spline_kernel
+from eegsr_jax.numerics import in_float64
+
+_COMMON = 10.0  # variance of the reference against that of the field, in the kernel prior
+_NUGGET = 1e-6  # of the kernel's variance, where it carries the covariance between electrodes
+
+
+def gaussian(
+    lags: int = 3,
+    penalty: float = 1e-3,
+    prior_samples: float = 640.0,
+    any_reference: bool = False,
+) -> Method:
+    """Gaussian conditional mean at -lags … +lags samples.
+
+    Args:
+      lags: k; needs the training data's sampling rate at reconstruction. 0 is free of it.
+      penalty: sensor noise, relative to the mean variance of the observed channels.
+      prior_samples: n0, how many samples of new data weigh as much as the prior.
+      any_reference: treat the part common to all channels as unknown, for recordings whose
+        reference is not that of the training data.
+    """
+
+    def init(key, geometry: Geometry, window) -> dict[str, Any]:
+        del key, window
+        return {
+            "positions": geometry.target,
+            "centre": geometry.centre,
+            "covariance": _kernel_prior(geometry.target, geometry.centre, 2 * lags + 1),
+            "inflation": jnp.ones(()),
+        }
+
+    def update(params, sums, batch, geometry: Geometry):
+        del params, geometry
+        return mo.add(sums, _unit_power(batch["eeg"]), batch["part"])
+
+    def solve(params, sums, geometry: Geometry):
+        return _posterior(params, sums, geometry, lags, penalty, prior_samples, any_reference)
+
+    def plan(params, geometry: Geometry):
+        return _plan(params, geometry, lags, penalty, any_reference)
+
+    stage = MomentStage(mo.moment_start(2 * lags), update, solve)
+    return Method("gaussian", init, (stage,), plan, _apply, None, lags)
+
+
+def _unit_power(eeg: jax.Array) -> jax.Array:
+    centred = eeg - eeg.mean(-1, keepdims=True)
+    power = jnp.mean(centred**2, axis=(1, 2), keepdims=True)
+    return centred / jnp.sqrt(jnp.where(power > 0, power, 1.0))
+
+
+@in_float64
+def _kernel_prior(positions, centre, lags):
+    kernel = spline_kernel(positions, positions, centre, order=2)
+    covariance = kernel / jnp.mean(jnp.diagonal(kernel)) + _COMMON
+    covariance = covariance / jnp.mean(jnp.diagonal(covariance))
+    # Nothing is known about time: samples at different times are independent.
+    return jnp.zeros((lags, *covariance.shape)).at[0].set(covariance)
+
+
+@in_float64
+def _posterior(params, sums, geometry, lags, penalty, prior_samples, any_reference):
+    channels = geometry.target.shape[0]
+    zero = jnp.zeros((channels,))
+    before = params["covariance"]
+
+    def updated(moments):
+        _, new = mo.covariances(moments, zero)
+        n = moments["count"]
+        return (n * new + prior_samples * before) / (n + prior_samples)
+
+    trained = updated(mo.part_of(sums, mo.TRAIN))
+    _, held_out = mo.covariances(mo.part_of(sums, mo.VALIDATE), zero)
+    # How much larger the errors on validation windows are than the trained model believes.
+    index = jnp.maximum(geometry.observed_index, 0)
+    weights, variance = _condition(trained, index, lags, penalty, any_reference)
+    missing = observed_source(geometry) < 0
+    actual = mo.error_covariance_diagonal(
+        *mo.normal_equations(held_out, index, lags), jnp.diagonal(held_out[0]), weights
+    )
+    level = jnp.mean(jnp.diagonal(trained[0])[index]) / jnp.mean(jnp.diagonal(held_out[0])[index])
+    ratio = level * jnp.sum(jnp.where(missing, actual, 0.0))
+    ratio = ratio / jnp.sum(jnp.where(missing, variance, 0.0))
+    enough = (sums["count"][mo.VALIDATE] > 0) & jnp.any(missing)
+    return params | {
+        "covariance": updated(mo.pooled(sums)),
+        "inflation": jnp.where(enough, jnp.sqrt(ratio), params["inflation"]),
+    }
+
+
+def _condition(covariance, index, lags, penalty, any_reference):
+    """Weights `[K L, C]` and posterior variance `[C]` of every channel given the lagged `index`."""
+    if any_reference:
+        common = 1e3 * jnp.mean(jnp.diagonal(covariance[0]))
+        field = covariance.at[0].add(common)
+    else:
+        field = covariance
+    stacked, cross = mo.normal_equations(field, index, lags)
+    load = penalty * jnp.mean(jnp.diagonal(covariance[0])[index])
+    weights = jax.scipy.linalg.solve(
+        stacked + load * jnp.eye(stacked.shape[0]), cross, assume_a="pos"
+    )
+    variance = jnp.diagonal(field[0]) - jnp.sum(weights * cross, 0)
+    return weights, jnp.maximum(variance, 0.0)
+
+
+@in_float64
+def _plan(params, geometry, lags, penalty, any_reference):
+    inputs = geometry.observed.shape[0]
+    everywhere = jnp.concatenate([geometry.observed, geometry.target])
+    covariance = transport(
+        params["covariance"], params["positions"], everywhere, params["centre"], geometry.centre
+    )
+    index = jnp.arange(inputs)
+    weights, variance = _condition(covariance, index, lags, penalty, any_reference)
+    filters = weights.reshape(2 * lags + 1, inputs, -1).transpose(0, 2, 1)[:, inputs:]
+    level = jnp.mean(jnp.diagonal(covariance[0])[:inputs])
+    std = params["inflation"] * jnp.sqrt(variance[inputs:] / level)
+    return linear_plan(geometry, filters, std)
+
+
+def transport(
+    covariance: jax.Array,
+    positions: jax.Array,
+    wanted: jax.Array,
+    centre: jax.Array,
+    wanted_centre: jax.Array,
+) -> jax.Array:
+    """The covariance `[lags, C, C]` of electrodes at `positions`, carried to `wanted` `[N, 3]`.
+
+    Between the electrodes the field is the kernel's conditional mean of the field at them, plus the
+    kernel's conditional covariance, scaled to the data. At an electrode of the data this is the
+    data's own covariance.
+    """
+    # Each cap is seen from its own centre: what is matched is directions.
+    positions, wanted = positions - centre[None], wanted - wanted_centre[None]
+    origin = jnp.zeros_like(centre)
+
+    def kernel(a, b):
+        return spline_kernel(a, b, origin, order=2)
+
+    def unexplained(a, b):  # kernel, with a constant of unknown size taken out
+        return kernel(a, b) + _COMMON * scale
+
+    scale = jnp.mean(jnp.diagonal(kernel(positions, positions)))
+    known = unexplained(positions, positions)
+    known = known + _NUGGET * scale * jnp.eye(known.shape[0])
+    across = unexplained(wanted, positions)
+    spread = jax.scipy.linalg.solve(known, across.T, assume_a="pos").T
+    rest = unexplained(wanted, wanted) - spread @ across.T
+    carried = jnp.einsum("ac,kcd,bd->kab", spread, covariance, spread, precision="highest")
+    # The scale of the kernel in the data's unit: average of x' K^-1 x per channel.
+    size = jnp.trace(jax.scipy.linalg.solve(known, covariance[0], assume_a="pos"))
+    size = size / known.shape[0]
+    fade = jnp.trace(covariance, axis1=1, axis2=2) / jnp.trace(covariance[0])
+    return carried + (size * fade)[:, None, None] * rest[None]
+
+
+def _apply(
+    plan: dict[str, Any], observed: jax.Array, key: jax.Array | None = None
+) -> Reconstruction:
+    mean, std = linear_apply(plan, observed, key)
+    centred = observed - plan["input_mean"].astype(observed.dtype)[None, :, None]
+    power = jnp.mean(centred**2, axis=(1, 2), keepdims=True)
+    return Reconstruction(mean, std * jnp.sqrt(power))

@@ -1,0 +1,1 @@
+"""Training: one loop for any tuple of stages, checkpoints and run directories."""

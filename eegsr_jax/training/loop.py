@@ -1,0 +1,105 @@
+"""Running a method's stages over data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from eegsr_jax.errors import MethodError
+from eegsr_jax.geometry import Geometry
+from eegsr_jax.methods.base import Method, MomentStage
+from eegsr_jax.typing import PyTree
+
+Batches = Callable[[], Iterable[dict[str, np.ndarray]]]  # each call is one pass over the data
+
+
+def fit(
+    method: Method,
+    geometry: Geometry,
+    batches: Batches,
+    *,
+    key: jax.Array | None = None,
+    params: PyTree | None = None,
+) -> PyTree:
+    """Run every stage of `method` in order.
+
+    Args:
+      method: what to train.
+      geometry: L observed and M target electrodes; the targets are the channels of the data.
+      batches: called once for each pass; yields `{"eeg": [batch, M, time], "part": [batch]}`.
+      key: for the initial params.
+      params: start from these instead (to calibrate a trained method to a subject).
+
+    Returns:
+      Trained params, a plain nested dict.
+
+    Raises:
+      MethodError: an observed channel is not among the targets, so that it has no training data.
+    """
+    params = initial(method, geometry, key) if params is None else params
+    for stage in method.stages:
+        params = solve(stage, params, accumulate(stage, params, geometry, batches()), geometry)
+    return params
+
+
+def initial(method: Method, geometry: Geometry, key: jax.Array | None = None) -> PyTree:
+    """Params before training; refuses a geometry whose inputs are not in the data."""
+    absent = [
+        name
+        for name, place in zip(
+            geometry.observed_names, np.asarray(geometry.observed_index), strict=False
+        )
+        if place < 0
+    ]
+    if absent and method.stages:
+        raise MethodError(
+            f"observed channel {absent[0]} is not among the {len(geometry.target_names)} channels "
+            f"of the training data: {method.name} cannot learn from it; leave it out"
+        )
+    return method.init(key, geometry, method.window)
+
+
+def accumulate(
+    stage: MomentStage,
+    params: PyTree,
+    geometry: Geometry,
+    batches: Iterable[dict[str, np.ndarray]],
+) -> PyTree:
+    """The sums of a stage over one pass. A short last batch is padded, so nothing recompiles."""
+    geometry = nameless(geometry)
+    sums, size = stage.start(params, geometry), 0
+    for batch in batches:
+        size = max(size, len(batch["part"]))
+        sums = jitted(stage.update)(params, sums, _padded(batch, size), geometry)
+    return sums
+
+
+def solve(stage: MomentStage, params: PyTree, sums: PyTree, geometry: Geometry) -> PyTree:
+    """Params from the sums of a stage."""
+    return jitted(stage.solve)(params, sums, nameless(geometry))
+
+
+@functools.lru_cache(maxsize=256)
+def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit(function)`, the same object at every call, so that its cache is used."""
+    return jax.jit(function)
+
+
+def nameless(geometry: Geometry) -> Geometry:
+    """The geometry without names, which are static: layouts of one size then share a program."""
+    values = {k: getattr(geometry, k) for k in ("observed", "target", "observed_index", "centre")}
+    return Geometry(**values)
+
+
+def _padded(batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    short = size - len(batch["part"])
+    eeg = np.asarray(batch["eeg"], np.float32)
+    part = np.asarray(batch["part"], np.int32)
+    if short:
+        eeg = np.concatenate([eeg, np.zeros((short, *eeg.shape[1:]), np.float32)])
+        part = np.concatenate([part, np.full(short, -1, np.int32)])
+    return {"eeg": eeg, "part": part}
