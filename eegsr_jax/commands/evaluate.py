@@ -19,8 +19,7 @@ from typing import Any
 from absl import flags
 
 from eegsr_jax import __version__, methods
-from eegsr_jax.commands.prepare import open_dataset, required
-from eegsr_jax.commands.prepare import define_dataset_flags as _define_dataset_flags
+from eegsr_jax.commands.prepare import define_dataset_flags, open_dataset, required
 from eegsr_jax.data.preprocessing import PREPROCESSING
 from eegsr_jax.data.store import Store, open_store, prepare
 from eegsr_jax.errors import ConfigError
@@ -40,7 +39,7 @@ _RUNS = ("train_runs", "test_runs", "train_sessions", "test_sessions")
 def define_flags() -> flags.FlagValues:
     """Which data, who trains on what, which methods."""
     values = flags.FlagValues()
-    _define_dataset_flags(values)
+    define_dataset_flags(values)
     text = "As --subjects."
     flags.DEFINE_list("subject", None, text, flag_values=values)
     text = "Use a store that `eegsr prepare` made, instead of --dataset."

@@ -6,12 +6,15 @@ shows its traceback; `--debug` shows it for every error.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import errno
 import pkgutil
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 from absl import flags
@@ -88,9 +91,15 @@ def _explain(name: str, error: BaseException) -> str:
 def _overview() -> str:
     lines = ["eegsr COMMAND [ARGUMENTS] [--FLAG=VALUE ...]", ""]
     for name in names():
-        summary = (import_module(f"eegsr_jax.commands.{name}").__doc__ or "").partition("\n")[0]
-        lines.append(f"  {name:<12} {summary}")
+        lines.append(f"  {name:<12} {_summary(name)}")
     return "\n".join([*lines, "", "eegsr COMMAND --help says more; eegsr --version"])
+
+
+def _summary(name: str) -> str:
+    """First line of the command's docstring, read without importing it: help must be quick."""
+    spec = find_spec(f"eegsr_jax.commands.{name}")
+    source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
 def _usage(name: str, command: ModuleType) -> str:

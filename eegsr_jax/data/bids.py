@@ -11,7 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eegsr_jax.data.writing import staged, tsv, version, write
+import numpy as np
+
+from eegsr_jax import __version__
+from eegsr_jax.data.sources import naming
+from eegsr_jax.data.writing import save, staged, tsv
 from eegsr_jax.errors import RecordingError
 
 _ENTITIES = {
@@ -22,8 +26,6 @@ _ENTITIES = {
     "run": "run",
 }
 _TYPES = {"eeg": "EEG", "eog": "EOG", "ecg": "ECG", "emg": "EMG", "stim": "TRIG"}
-# The head frame has the ears on x and the nose on y, so these leave it as it is on reading.
-_NOMINAL = {"NAS": [0.0, 0.095, 0.0], "LPA": [-0.075, 0.0, 0.0], "RPA": [0.075, 0.0, 0.0]}
 
 
 def write_bids_derivative(
@@ -55,7 +57,8 @@ def write_bids_derivative(
 
     Raises:
       RecordingError: no subject or task, an entity that BIDS does not allow, an existing output
-        (or existing electrodes of this session that are not the same), or what `write` refuses.
+        (or existing electrodes of this session that are not the same), no positions, or what
+        `write` refuses.
     """
     data_set, root = Path(root), Path(root) / "derivatives" / "eegsr_jax"
     folder, stem = _place(entities)
@@ -77,8 +80,9 @@ def write_bids_derivative(
     files = {folder / name: text for name, text in own.items()} | shared
     companions = [out.with_suffix(".eeg"), out.with_suffix(".vmrk"), out]
     names = [str(p) for p in (*files, *companions)]
-    with staged(root, names, overwrite) as staging:
-        write(raw, staging / out)
+    with staged(root, names, overwrite) as staging, naming(str(root / out)):
+        (staging / folder).mkdir(parents=True)
+        save(raw, staging / out)
         for path, text in files.items():
             (staging / path).write_text(text, encoding="utf-8")
     return root / out
@@ -109,7 +113,7 @@ def _description() -> dict[str, Any]:
         "Name": "EEG super-resolution",
         "BIDSVersion": "1.9.0",
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "eegsr_jax", "Version": version()}],
+        "GeneratedBy": [{"Name": "eegsr_jax", "Version": __version__}],
         "DatasetLinks": {"raw": "../.."},
     }
 
@@ -146,17 +150,18 @@ def _electrodes(raw: Any) -> list[dict[str, Any]]:
 
 def _coordinate_system(raw: Any) -> dict[str, Any]:
     montage = raw.get_montage()
-    points = montage.get_positions() if montage is not None else {}
-    marks = {k: points.get(v) for k, v in (("NAS", "nasion"), ("LPA", "lpa"), ("RPA", "rpa"))}
-    measured = all(v is not None for v in marks.values())
+    if montage is None:
+        raise RecordingError("BIDS derivative: no electrode positions; set a montage")
+    found = montage.get_positions()
+    marks = {"NAS": found["nasion"], "LPA": found["lpa"], "RPA": found["rpa"]}
+    # MNE invents landmarks at one distance on the axes where none were measured.
+    nominal = np.ptp([np.linalg.norm(v) for v in marks.values()]) < 1e-6
     return {
         "EEGCoordinateSystem": "CapTrak",
         "EEGCoordinateUnits": "m",
-        "EEGCoordinateSystemDescription": "RAS; the ears lie on x and the nasion on y. "
-        + ("" if measured else "The landmarks are nominal: none were measured."),
-        "AnatomicalLandmarkCoordinates": (
-            {k: [float(x) for x in v] for k, v in marks.items()} if measured else _NOMINAL
-        ),
+        "EEGCoordinateSystemDescription": "RAS; the ears lie on x and the nasion on y."
+        + (" The landmarks are nominal: none were measured." if nominal else ""),
+        "AnatomicalLandmarkCoordinates": {k: [float(x) for x in v] for k, v in marks.items()},
         "AnatomicalLandmarkCoordinateSystem": "CapTrak",
         "AnatomicalLandmarkCoordinateUnits": "m",
     }

@@ -76,17 +76,17 @@ def select(
     notes: list[str] = []
     _refuse_doubles(labels)
     index = np.array([i for i, kind in enumerate(kinds) if kind == "eeg"], int)
-    names = _standard_names([labels[i] for i in index], source_montage, notes)
+    names = _standard_names([str(labels[i]) for i in index], source_montage, notes)
     if channels is None:
         chosen = _eeg_by_name(labels, kinds, notes)
     else:
         chosen = _asked_for(channels, labels, kinds, names)
     names = [names[i] for i in chosen]
     index = index[chosen]
-    labels = [labels[i] for i in index]
+    labels = [str(labels[i]) for i in index]
     positions = _positions(labels, names, np.asarray(found, float)[index], source_montage, notes)
 
-    placed = np.isfinite(positions).all(1)
+    placed = _known(positions)
     if not placed.all():
         lost = [n for n, ok in zip(names, placed, strict=True) if not ok]
         if channels is not None or placed.sum() < 4:
@@ -209,19 +209,10 @@ def _positions(
     source_montage: Any,
     notes: list[str],
 ) -> np.ndarray:
-    found = _plausible(found, names, notes)
     if source_montage is not None:
-        out = _look_up(labels, names, montage(source_montage))
-        if not np.isfinite(out).any():
-            raise ChannelError(
-                f"the montage has none of the channels {some(labels)}; give one for this cap"
-            )
-        rest = ~np.isfinite(out).all(1) & np.isfinite(found).all(1)
-        if rest.any():
-            kept = [n for n, r in zip(names, rest, strict=True) if r]
-            notes.append(f"not in the montage, position of the file kept: {', '.join(kept)}")
-        return np.where(rest[:, None], found, out)
-    missing = ~np.isfinite(found).all(1)
+        return _from_montage(labels, names, found, source_montage, notes)
+    found = _plausible(found, names, notes)
+    missing = ~_known(found)
     cap = _cap(labels)
     if cap is not None and missing.all():
         maker, example = cap
@@ -232,17 +223,37 @@ def _positions(
     if cap is not None or not missing.any():
         return found
     template = _look_up(labels, names, montage("standard_1005"))
-    taken = [
-        n
-        for n, m, xyz in zip(names, missing, template, strict=True)
-        if m and np.isfinite(xyz).all()
-    ]
+    taken = [n for n, m, known in zip(names, missing, _known(template), strict=True) if m and known]
     if taken:
         notes.append(
             f"positions of {_count(taken)} ({some(taken)}) taken by name from the standard 10-05 "
             "template"
         )
     return np.where(missing[:, None], template, found)
+
+
+def _from_montage(
+    labels: Sequence[str],
+    names: Sequence[str],
+    found: np.ndarray,
+    source_montage: Any,
+    notes: list[str],
+) -> np.ndarray:
+    out = _look_up(labels, names, montage(source_montage))
+    without = [n for n, known in zip(labels, _known(out), strict=True) if not known]
+    # BioSemi's C3 is no 10-20 C3: a few names in common do not make it the montage of this cap.
+    if len(without) == len(labels) or (2 * len(without) > len(labels) and _cap(without)):
+        raise ChannelError(
+            f"the montage does not have the channels {some(without)}; give the one of this cap"
+        )
+    if not without:
+        return out
+    found = _plausible(found, names, notes)
+    rest = ~_known(out) & _known(found)
+    if rest.any():
+        kept = ", ".join(n for n, r in zip(names, rest, strict=True) if r)
+        notes.append(f"not in the montage, position of the file kept: {kept}")
+    return np.where(rest[:, None], found, out)
 
 
 def _look_up(
@@ -291,6 +302,11 @@ def _plausible(found: np.ndarray, names: Sequence[str], notes: list[str]) -> np.
         bad = [n for n, b in zip(names, given & ~good, strict=True) if b]
         notes.append(f"implausible positions of the file ignored: {some(bad)}")
     return np.where(good[:, None], out, np.nan)
+
+
+def _known(positions: np.ndarray) -> np.ndarray:
+    """`[channel]` bool: all three coordinates are finite."""
+    return np.isfinite(positions.sum(axis=1))
 
 
 def _coincident(positions: np.ndarray) -> np.ndarray | None:

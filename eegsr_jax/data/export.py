@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from eegsr_jax import __version__
 from eegsr_jax.data.recording import Recording
 from eegsr_jax.data.sources import continuous
-from eegsr_jax.data.writing import version
 from eegsr_jax.errors import ChannelError, RecordingError
 from eegsr_jax.geometry import standard_name
 
@@ -72,18 +72,16 @@ def attach(
     _refuse_mismatch(recording, names, positions, mean, reconstructed)
     out = original.copy()
     if not isinstance(out, mne.Evoked):
-        out.load_data(verbose="ERROR")
+        with mne.use_log_level("ERROR"):
+            out.load_data()
     labels = recording.labels or recording.names
-    before = continuous(out)
-    inputs = [n not in recording.bads for n in recording.names]
-    index = [out.ch_names.index(n) for n in labels if n in out.ch_names]
-    if len(index) < len(labels) or before.shape[1] != recording.data.shape[1]:
-        raise RecordingError(f"{recording.source}: not the object that the recording was read from")
-    _refuse_other_samples(before[index], recording)
-
+    inputs = {
+        label: row
+        for row, (label, name) in enumerate(zip(labels, recording.names, strict=True))
+        if name not in recording.bads
+    }
     new = np.asarray(mean, np.float64)[[list(names).index(n) for n in reconstructed]]
-    new[:, ~np.isfinite(before[np.array(index)[inputs]]).all(0)] = np.nan
-    del before
+    new[:, ~_finite(out, recording, inputs)] = np.nan
 
     kept = {
         label: name
@@ -105,11 +103,11 @@ def attach(
     out.reorder_channels([*names, *tail])
     out.info["bads"] = bads
     _set_positions(out, original, names, positions)
-    rank = min(len(names), sum(inputs))
+    rank = min(len(names), len(inputs))
     said = f"{original.info['description']}; " if original.info["description"] else ""
     out.info["description"] = (
-        f"{said}eegsr_jax {version()}: {len(reconstructed)} of {len(names)} channels reconstructed "
-        f"by {method} (rank at most {rank}): {', '.join(reconstructed) or 'none'}"
+        f"{said}eegsr_jax {__version__}: {len(reconstructed)} of {len(names)} channels "
+        f"reconstructed by {method} (rank at most {rank}): {', '.join(reconstructed) or 'none'}"
     )
     return out
 
@@ -198,15 +196,25 @@ def _refuse_mismatch(
         raise ChannelError(f"{where}: reconstruction of {', '.join(bad)} is not finite")
 
 
-def _refuse_other_samples(before: np.ndarray, recording: Recording) -> None:
-    """One channel tells whether the object and the recording are the same, in the same unit."""
-    row = [n in recording.bads for n in recording.names].index(False)
-    known = np.isfinite(before[row])
-    if not np.allclose(before[row, known], recording.data[row, known], rtol=1e-5, atol=1e-9):
-        raise RecordingError(
-            f"{recording.source}: samples of {recording.names[row]} differ between the object and "
-            "the recording; pass the object that was read, in volts"
-        )
+def _finite(out: Any, recording: Recording, inputs: Mapping[str, int]) -> np.ndarray:
+    """`[time]` bool: where all inputs are finite; refuses an object that was not the source."""
+    if not set(inputs) <= set(out.ch_names):
+        raise RecordingError(f"{recording.source}: not the object that the recording was read from")
+    finite = np.ones(recording.data.shape[1], bool)
+    for label, row in inputs.items():
+        before = continuous(out, [out.ch_names.index(label)])[0]
+        if len(before) != len(finite):
+            raise RecordingError(
+                f"{recording.source}: {len(finite)} samples were read, the object has {len(before)}"
+            )
+        known = np.isfinite(before)
+        if not np.allclose(before[known], recording.data[row, known], rtol=1e-5, atol=1e-9):
+            raise RecordingError(
+                f"{recording.source}: samples of {label} differ between the object and the "
+                "recording; pass the object that was read, in volts"
+            )
+        finite &= known
+    return finite
 
 
 def _like(inst: Any, data: np.ndarray, names: Sequence[str]) -> Any:

@@ -54,7 +54,8 @@ def reading(notes: list[str]) -> Iterator[None]:
     except EEGSRError:
         raise
     except Exception as error:  # readers of foreign files fail in every way there is
-        line = " ".join(str(error).split())[:300] or type(error).__name__
+        line = " ".join(str(error).split())[:300]
+        line = line or f"damaged, or not of the format of its name ({type(error).__name__})"
         raise RecordingError(f"cannot be read: {line}") from error
     for warning in caught:
         line = f"MNE: {' '.join(str(warning.message).split())[:200]}"
@@ -72,7 +73,7 @@ def open_source(source: Any) -> Any:
 
     if _is_mne(source):
         unloaded = isinstance(source, mne.BaseEpochs) and not source.preload
-        return source.copy().load_data(verbose="WARNING") if unloaded else source
+        return source.copy().load_data() if unloaded else source
     if is_bids_path(source):
         return _open_bids(source)
     if not isinstance(source, str | Path):
@@ -146,17 +147,17 @@ def samples(inst: Any, picks: np.ndarray) -> np.ndarray:
             stop = min(start + _BLOCK, inst.n_times)
             out[:, start:stop] = inst.get_data(picks, start, stop, verbose="WARNING")
         return out
-    return continuous(inst)[picks].astype(np.float32)
+    return continuous(inst, picks).astype(np.float32)
 
 
-def continuous(inst: Any) -> np.ndarray:
-    """All channels of a loaded MNE object as `[channel, time]` float64."""
+def continuous(inst: Any, picks: Any) -> np.ndarray:
+    """Channels of a loaded MNE object as `[channel, time]` float64, epochs joined."""
     import mne
 
     if isinstance(inst, mne.BaseEpochs):
-        data = inst.get_data(copy=False, verbose="WARNING")
+        data = inst.get_data(picks, copy=False, verbose="WARNING")
         return data.transpose(1, 0, 2).reshape(data.shape[1], -1)
-    return inst.data if isinstance(inst, mne.Evoked) else inst.get_data(verbose="WARNING")
+    return inst.data[picks] if isinstance(inst, mne.Evoked) else inst.get_data(picks)
 
 
 def usable(inst: Any) -> np.ndarray:
@@ -194,16 +195,18 @@ def remarks(inst: Any) -> list[str]:
         notes.append("a projector for EEG that is not applied in the source was not applied")
     if isinstance(inst, mne.BaseEpochs):
         notes.append(f"{len(inst)} epochs of {len(inst.times)} samples put one after the other")
-        if np.any(np.diff(np.sort(inst.events[:, 0])) < len(inst.times)):
+        starts = np.sort(inst.events[:, 0])
+        if np.any(starts[1:] - starts[:-1] < len(inst.times)):
             notes.append("epochs overlap in time: random windows of them are not independent")
     return notes
 
 
 def _mark(ok: np.ndarray, onset: float, duration: float, text: str) -> None:
     first = int(round(onset))
-    if text.upper() in _JOINS:
+    text = text.upper().removeprefix("COMMENT/")  # BrainVision puts the kind of mark in front
+    if text in _JOINS:
         last, first = first, first - 1
-    elif text.upper().startswith("BAD"):
+    elif text.startswith("BAD"):
         length = int(round(onset + np.nan_to_num(duration))) - first
         last = first + max(length, 1)  # a mark without length is one sample
     else:

@@ -74,7 +74,8 @@ def chronological(
             if stop <= start:
                 raise SplitError(
                     f"{r.key}: {r.samples / r.sfreq:.1f} s leave nothing for the {name} part with "
-                    f"train={train}, validate={validate}, gap_seconds={gap_seconds}; leave it out"
+                    f"train={train}, validate={validate}, gap_seconds={gap_seconds}; lower these, or "
+                    "leave the recording out"
                 )
             parts[name].append(Segment(r.key, start, stop))
     return _checked(store, "chronological", parts, options)

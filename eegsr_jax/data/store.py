@@ -99,7 +99,7 @@ class Store(Manifest):
         return replace(self, recordings=left)
 
 
-@functools.lru_cache(maxsize=256)  # bounded, because each map holds a file descriptor
+@functools.lru_cache(maxsize=128)  # bounded, because each map holds a file descriptor
 def _mapped(path: Path, sha256: str, shape: tuple[int, int]) -> np.ndarray:
     """`sha256` is here so that a file that was replaced is mapped again."""
     try:

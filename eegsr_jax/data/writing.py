@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import tempfile
 import warnings
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from eegsr_jax.data.sources import naming
 from eegsr_jax.errors import RecordingError
 
 _COARSEST = 0.5e-6  # volts; the widest step of a 16-bit EDF channel that is still written
@@ -42,42 +42,53 @@ def write(inst: Any, out: str | Path, *, overwrite: bool = False) -> Path:
     names = [out.name]
     if out.suffix == ".vhdr":
         names = [f"{out.stem}.eeg", f"{out.stem}.vmrk", out.name]
-    with staged(out.parent, names, overwrite) as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # file names, precision: see above
-        path = folder / out.name
-        try:
-            if out.suffix != ".fif":
+    with staged(out.parent, names, overwrite) as folder, naming(str(out)):
+        save(inst, folder / out.name)
+    return out
+
+
+def save(inst: Any, path: Path) -> None:
+    """Save an MNE object at a path that is free, in the format of its extension.
+
+    Raises:
+      RecordingError: as in `write`, but without the name of the file.
+      OSError: the disk refuses.
+    """
+    import mne
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # names of files, and precision
+            if path.suffix != ".fif":
                 _export(inst, path)
             elif isinstance(inst, mne.Evoked):
                 inst.save(path, verbose="ERROR")
             else:
                 inst.save(path, fmt="double", verbose="ERROR")
-        except ImportError as error:
-            package = "pybv" if out.suffix == ".vhdr" else "edfio"
-            raise RecordingError(f"{out}: needs {package}: pip install {package}") from error
-        except (RecordingError, OSError):
-            raise
-        except Exception as error:  # the writers refuse names, dates and more in their own ways
-            line = " ".join(str(error).split())[:300]
-            raise RecordingError(f"{out}: cannot be written: {line}") from error
-    return out
+    except ImportError as error:
+        package = "pybv" if path.suffix == ".vhdr" else "edfio"
+        raise RecordingError(f"{package} is not installed: pip install {package}") from error
+    except (RecordingError, OSError):
+        raise
+    except Exception as error:  # the writers refuse names, dates and more in their own ways
+        line = " ".join(str(error).split())[:300]
+        raise RecordingError(f"cannot be written: {line}") from error
 
 
 def _export(raw: Any, path: Path) -> None:
-    """Through MNE's exporters, from a plain array: they trip over a mixed origin of channels."""
+    """Through MNE's exporters, from a plain array that starts at its first sample."""
     import mne
 
     data = raw.get_data()
-    marks = raw.annotations
+    marks, sfreq = raw.annotations, raw.info["sfreq"]
+    onset, duration = marks.onset - raw.first_time, marks.duration
     if path.suffix == ".edf":
         _refuse_coarse(raw, data)
-    else:  # MNE cuts onsets off at the sample below, where rounding errors lose one
-        sfreq = raw.info["sfreq"]
-        marks = marks.copy()
-        marks.onset[:] = (np.round(marks.onset * sfreq) + 0.25) / sfreq
-        marks.duration[:] = (np.round(marks.duration * sfreq) + 0.25) / sfreq
-    plain = mne.io.RawArray(data, raw.info, first_samp=raw.first_samp, verbose="ERROR")
-    plain.set_annotations(marks, verbose="ERROR")
+    else:  # MNE cuts off at the sample below, where rounding errors would lose one
+        onset, duration = ((np.round(t * sfreq) + 0.25) / sfreq for t in (onset, duration))
+    plain = mne.io.RawArray(data, raw.info, verbose="ERROR")
+    texts = mne.Annotations(onset, duration, marks.description, ch_names=marks.ch_names)
+    plain.set_annotations(texts, verbose="ERROR")
     mne.export.export_raw(path, plain, physical_range="channelwise", verbose="ERROR")
 
 
@@ -146,11 +157,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}" if np.isfinite(value) else "n/a"
     return str(value)
-
-
-def version() -> str:
-    """The installed version of this package."""
-    try:
-        return importlib.metadata.version("eegsr_jax")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"

@@ -17,7 +17,7 @@ import numpy as np
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import moments as mo
 from eegsr_jax.methods.base import Method, MomentStage, linear_apply, linear_plan
-from eegsr_jax.numerics import in_float64
+from eegsr_jax.numerics import argmin, in_float64
 
 PENALTIES = tuple(float(p) for p in 10.0 ** np.arange(-8, 0))
 RANKS = (2, 4, 6, 8, 12)
@@ -114,7 +114,7 @@ def _fit(moments, index, lags, penalties, ranks, present):
         return jnp.sum(jnp.where(observed, 0.0, errors_of(weights)))
 
     candidates = jax.lax.map(lambda p: weights_of(train_normal, p), penalties)
-    best = jnp.argmin(jax.vmap(missing_error)(candidates))
+    best = argmin(jax.vmap(missing_error)(candidates))
     weights, penalty = candidates[best], penalties[best]
     mean, both = mo.covariances(mo.pooled(moments))
     both_normal = mo.normal_equations(both, index, lags)
@@ -125,7 +125,7 @@ def _fit(moments, index, lags, penalties, ranks, present):
         projected = [(weights @ basis[:, :r]) @ basis[:, :r].T for r in ranks]
         scores = jnp.stack([missing_error(w) for w in projected])
         scores = jnp.where(usable < jnp.sum(present), scores, jnp.inf)
-        chosen = jnp.argmin(scores)
+        chosen = argmin(scores)
         rank, weights = usable[chosen], jnp.stack(projected)[chosen]
         basis = _fitted_basis(both_normal[0], refitted, observed)
         basis = jnp.where(jnp.arange(basis.shape[1])[None] < rank, basis, 0.0)

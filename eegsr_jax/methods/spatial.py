@@ -16,7 +16,7 @@ from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import moments as mo
 from eegsr_jax.methods.base import Method, MomentStage, linear_apply, linear_plan, observed_source
 from eegsr_jax.methods.kernels import lead_field_kernel, spline_kernel
-from eegsr_jax.numerics import in_float64
+from eegsr_jax.numerics import argmin, in_float64
 
 Matrix = Callable[[dict[str, jax.Array], Geometry], jax.Array]  # -> [M, L]
 
@@ -29,7 +29,7 @@ def nearest() -> Method:
 
     def matrix(params, geometry):
         del params
-        closest = jnp.argmin(_distances(geometry), 1)
+        closest = argmin(_distances(geometry), 1)
         return jax.nn.one_hot(closest, geometry.observed.shape[0], dtype=geometry.target.dtype)
 
     return _spatial("nearest", matrix)
@@ -40,7 +40,7 @@ def inverse_distance(power: float = 3.0) -> Method:
 
     def matrix(params, geometry):
         del params
-        weights = jnp.maximum(_distances(geometry), 1e-6) ** -power
+        weights = _distances(geometry) ** -power
         return weights / weights.sum(1, keepdims=True)
 
     return _spatial("inverse_distance", matrix)
@@ -94,7 +94,9 @@ def minimum_norm(penalty: float = 0.1) -> Method:
 
 
 def _distances(geometry: Geometry) -> jax.Array:
-    return jnp.linalg.norm(geometry.target[:, None] - geometry.observed[None], axis=-1)
+    offset = geometry.target[:, None] - geometry.observed[None]
+    # At least a micrometre, so that a target at an observed electrode has a finite weight.
+    return jnp.sqrt(jnp.maximum(jnp.sum(offset**2, -1), 1e-12))
 
 
 def _spatial(
@@ -129,7 +131,7 @@ def _spatial(
             candidates = {k: jnp.asarray([c[k] for c in grid], jnp.float64) for k in start}
             errors = jax.lax.map(errors_of, candidates)
             totals = jnp.sum(jnp.where(missing[None], errors, 0.0), 1)
-            best = jnp.argmin(jnp.where(jnp.isfinite(totals), totals, jnp.inf))
+            best = argmin(jnp.where(jnp.isfinite(totals), totals, jnp.inf))
             chosen = {k: v[best] for k, v in candidates.items()}
         return params | chosen | {"std": jnp.sqrt(jnp.maximum(errors_of(chosen), 0.0))}
 

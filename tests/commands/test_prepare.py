@@ -31,10 +31,12 @@ def command(*words: str, before: str = "") -> list[str]:
 
 
 def nothing_half_written(out) -> bool:
-    """Every file that lies in the store is whole and known to its manifest."""
+    """The manifest is true, and every file is a whole array: none has a temporary name."""
     store = open_store(out, verify=True, partial=True)
-    known = {f"{recording.key}.npy" for recording in store.recordings}
-    return {file.name for file in (out / "recordings").iterdir()} == known
+    files = list((out / "recordings").iterdir())
+    for file in files:
+        assert file.suffix == ".npy" and np.load(file, mmap_mode="r").dtype == np.float32
+    return {f"{recording.key}.npy" for recording in store.recordings} <= {f.name for f in files}
 
 
 def test_simulated_data_are_stored(tmp_path, capsys):

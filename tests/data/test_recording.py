@@ -4,9 +4,9 @@ import mne
 import numpy as np
 import pytest
 
-from eegsr_jax.data.recording import from_array, read, rereference, require_rate
+from eegsr_jax.data.recording import from_array, read, require_rate, rereference
 from eegsr_jax.errors import ChannelError, RecordingError
-from eegsr_jax.geometry import montage, standard_name
+from eegsr_jax.geometry import montage
 
 NAMES = ("Fp1", "Fp2", "F3", "F4", "C3", "Cz", "C4", "P3", "P4", "O1", "O2")
 
@@ -33,8 +33,7 @@ def test_eegmmidb_names_positions_and_samples(real_eeg):
     raw = mne.io.read_raw(path, verbose="ERROR")
     mne.datasets.eegbci.standardize(raw)
     template = montage("standard_1005")
-    # MNE's helper keeps "T9" and capitals of its own; only the spelling may differ.
-    assert recording.names == tuple(standard_name(n) for n in raw.ch_names)
+    assert recording.names == tuple(raw.ch_names)
     np.testing.assert_array_equal(recording.data, raw.get_data().astype(np.float32))
     assert recording.data.dtype == np.float32 and recording.sfreq == 160.0
     np.testing.assert_allclose(recording.positions[0], template["FC5"])
@@ -158,10 +157,11 @@ def test_channels_without_a_position_are_dropped_by_name(rng):
 
 def test_montage_wins_over_the_file(rng):
     raw = raw_of(rng)
-    raw.set_montage("standard_1020")
-    place = {n: xyz + [0, 0, 0.005] for n, xyz in montage("standard_1005").items()}
+    place = montage("standard_1005")
+    raw.set_montage(mne.channels.make_dig_montage(place, coord_frame="head"))
+    place = {n: xyz + [0, 0, 0.005] for n, xyz in place.items()}
     np.testing.assert_allclose(read(raw, montage=place).positions[0], place["Fp1"])
-    with pytest.raises(ChannelError, match="none of the channels Fp1"):
+    with pytest.raises(ChannelError, match="does not have the channels Fp1"):
         read(raw, montage={"E1": [0, 0.1, 0], "E2": [0.1, 0, 0]})
     with pytest.raises(ChannelError, match="standard_9999"):
         read(raw, montage="standard_9999")
@@ -182,6 +182,13 @@ def test_biosemi_labels_and_a_cap_of_64(rng):
     assert recording.names == tuple(mne.channels.make_standard_montage("biosemi64").ch_names)
     assert recording.labels == tuple(names[:-1])
     np.testing.assert_allclose(recording.positions[0], montage("biosemi64")["Fp1"])
+
+
+def test_a_template_that_shares_some_names_with_a_cap_is_refused(rng):
+    names = [f"{block}{i}" for block in "ABCD" for i in range(1, 33)]
+    with pytest.raises(ChannelError, match="does not have the channels A3, A4"):
+        read(raw_of(rng, names), montage="standard_1005")
+    assert read(raw_of(rng, names), montage="biosemi128").names == tuple(names)
 
 
 def test_geodesic_labels_name_their_cap(rng):
@@ -213,7 +220,16 @@ def test_positions_in_other_units_are_scaled(rng, factor, unit):
         (lambda xyz: np.where(np.arange(11)[:, None] == 5, 0.5 * xyz, xyz), "implausible"),
         (lambda xyz: np.ones_like(xyz) * 0.06, "lie in one plane"),
     ],
-    ids=["plane", "unit sphere", "zero", "nan", "far away", "equal", "inside the head", "all equal"],
+    ids=[
+        "plane",
+        "unit sphere",
+        "zero",
+        "nan",
+        "far away",
+        "equal",
+        "inside the head",
+        "all equal",
+    ],
 )
 def test_positions_that_cannot_be_true_come_from_the_template(rng, change, note):
     recording = _placed(rng, change)

@@ -50,9 +50,11 @@ CITATION = (
     "Goldberger AL et al. (2000) PhysioBank, PhysioToolkit, and PhysioNet. Circulation "
     "101:e215-e220."
 )
+_FILES = (
+    "files S001R01.edf, S001/S001R01.edf or MNE-eegbci-data/files/eegmmidb/1.0.0/S001/S001R01.edf"
+)
 _LAYOUT = (
-    "files S001R01.edf, S001/S001R01.edf or MNE-eegbci-data/files/eegmmidb/1.0.0/S001/S001R01.edf; "
-    "fetch them from PhysioNet (eegmmidb 1.0.0, open access) or ask for download=True"
+    f"{_FILES}; fetch them from PhysioNet (eegmmidb 1.0.0, open access) or ask for download=True"
 )
 _MIRROR = "files/eegmmidb/1.0.0"
 _FILE = re.compile(r"S(\d{3})R(\d{2})\.edf")
@@ -193,8 +195,8 @@ def _download(folder: Path, subjects: Selection, runs: Selection) -> None:
                 subject, [run], path=folder, update_path=False, verbose="error"
             )
         except Exception as error:  # pooch and requests raise many kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
             raise DatasetError(
-                f"{NAME}: download of S{subject:03d}R{run:02d}.edf to {folder} failed ({reason}); "
-                f"without network, put the files there: {_LAYOUT}"
+                f"{NAME}: download of S{subject:03d}R{run:02d}.edf to {folder} failed ({reason}…); "
+                f"without network, bring {_FILES} from PhysioNet (eegmmidb 1.0.0)"
             ) from error

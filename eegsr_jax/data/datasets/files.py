@@ -65,10 +65,15 @@ def open_dataset(
         named = _tell_tasks_apart(named)
     entries: dict[str, Entry] = {}
     for path, names in zip(paths, named, strict=True):
+        subject, session, run = (names.get(k) for k in ("subject", "session", "run"))
         entry = Entry(
-            **names,
+            subject=subject or "unknown",
+            session=session or "1",
+            run=run or "1",
             path=str(path),
-            read=functools.partial(recording.read, path, montage=montage, **names),
+            read=functools.partial(
+                recording.read, path, montage=montage, subject=subject, session=session, run=run
+            ),
         )
         if entry.key in entries:
             raise DatasetError(

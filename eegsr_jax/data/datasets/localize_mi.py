@@ -79,16 +79,17 @@ def _entry(path: Path) -> Entry:
     if match is None:
         raise DatasetError(f"{path}: expected a name like sub-01_task-seegstim_run-01_epochs.npy")
     stem, subject, run = match.groups()
-    names = {"subject": subject, "run": run or "1"}
+    run = run or "1"
     return Entry(
-        **names,
+        subject=subject,
+        run=run,
         path=str(path),
-        read=functools.partial(_read, path, path.parent / f"{stem}_electrodes.tsv", names),
+        read=functools.partial(_read, path, path.parent / f"{stem}_electrodes.tsv", subject, run),
         label=_stimulation(_table(path, "epochs")),
     )
 
 
-def _read(path: Path, electrodes: Path, names: dict[str, str]) -> recording.Recording:
+def _read(path: Path, electrodes: Path, subject: str, run: str) -> recording.Recording:
     channels = _table(path, "channels")
     order = [row["name"] for row in channels]
     epochs, length = _epochs(path, len(_table(path, "epochs")), len(order))
@@ -103,7 +104,8 @@ def _read(path: Path, electrodes: Path, names: dict[str, str]) -> recording.Reco
         np.stack([table[name] for name in order]),
         bads=[row["name"] for row in channels if row["status"] == "bad"],
         source=str(path),
-        **names,
+        subject=subject,
+        run=run,
     )
     # As everywhere in the package: no window of usable samples straddles two epochs.
     usable = found.usable.copy()

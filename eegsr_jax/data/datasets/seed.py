@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from eegsr_jax.data import recording
 from eegsr_jax.data.datasets import seed_channels
@@ -156,7 +158,7 @@ def trial_entries(
     dataset: str,
     files: Mapping[tuple[str, str], Path],
     labels: Mapping[str, Sequence[str]],
-    read_positions: Any,
+    read_positions: Callable[[], tuple[np.ndarray, str]],
     *,
     subjects: Selection,
     sessions: Selection,
@@ -185,9 +187,18 @@ def trial_entries(
             continue
         keys = _trial_keys(path, len(labels[session]))
         for number, (key, label) in enumerate(zip(keys, labels[session], strict=True), 1):
-            names = {"subject": subject, "session": session, "run": str(number)}
-            read = functools.partial(_read, path, key, read_positions, names)
-            entries.append(Entry(**names, path=str(path), label=label, read=read))
+            run = str(number)
+            read = functools.partial(_read, path, key, read_positions, subject, session, run)
+            entries.append(
+                Entry(
+                    subject=subject,
+                    session=session,
+                    run=run,
+                    path=str(path),
+                    label=label,
+                    read=read,
+                )
+            )
     return select(entries, dataset, runs=runs)
 
 
@@ -223,7 +234,14 @@ def _trial_keys(path: Path, trials: int) -> list[str]:
     return keys
 
 
-def _read(path: Path, key: str, read_positions: Any, names: dict[str, str]) -> recording.Recording:
+def _read(
+    path: Path,
+    key: str,
+    read_positions: Callable[[], tuple[np.ndarray, str]],
+    subject: str,
+    session: str,
+    run: str,
+) -> recording.Recording:
     import scipy.io
 
     try:
@@ -232,6 +250,14 @@ def _read(path: Path, key: str, read_positions: Any, names: dict[str, str]) -> r
         raise DatasetError(f"{path}: {key} cannot be read ({error})") from error
     xyz, note = read_positions()
     found = recording.from_array(
-        data, SFREQ, seed_channels.NAMES, xyz, unit="uV", source=f"{path}:{key}", **names
+        data,
+        SFREQ,
+        seed_channels.NAMES,
+        xyz,
+        unit="uV",
+        source=f"{path}:{key}",
+        subject=subject,
+        session=session,
+        run=run,
     )
     return dataclasses.replace(found, notes=(*found.notes, note))

@@ -29,12 +29,13 @@ def choose(present: Iterable[str], wanted: Selection, what: str, dataset: str) -
     present = tuple(dict.fromkeys(present))
     if wanted is None:
         return present
-    single = isinstance(wanted, str) or not isinstance(wanted, Iterable)
-    wanted = [wanted] if single else list(wanted)
-    if not wanted:
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        wanted = [wanted]
+    names = [str(name) for name in wanted]
+    if not names:
         raise DatasetError(f"{dataset}: no {what} is asked for; present: {_listing(present)}")
     chosen: set[str] = set()
-    for name in map(str, wanted):
+    for name in names:
         found = {p for p in present if p == name} or {p for p in present if _bare(p) == _bare(name)}
         if not found:
             raise DatasetError(

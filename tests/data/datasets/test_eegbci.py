@@ -107,6 +107,12 @@ def test_names_positions_and_padding(tmp_path):
     np.testing.assert_allclose(recording.data, data[:, :280] * 1e-6, atol=1e-9)
 
 
+def test_without_a_root_mne_s_own_folder_is_taken(tmp_path, monkeypatch):
+    touch(tmp_path / "MNE-eegbci-data" / "files" / "eegmmidb" / "1.0.0" / "S005", "S005R02.edf")
+    monkeypatch.setenv("MNE_DATASETS_EEGBCI_PATH", str(tmp_path))
+    assert [e.key for e in load("eegbci").entries] == ["sub-5_ses-1_run-2"]
+
+
 def test_failed_download_is_one_line(tmp_path, monkeypatch):
     import mne
 

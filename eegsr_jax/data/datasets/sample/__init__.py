@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib.resources
 import io
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def open_dataset(
       DatasetError: a root, or an unknown subject, session or run.
     """
     refuse_root(root, NAME)
-    entry = Entry(subject="sample", path=f"{__package__}/{FILE}", read=_read)
+    entry = Entry(subject="sample", path=str(_file()), read=_read)
     return Dataset(
         name=NAME,
         entries=select([entry], NAME, subjects=subjects, sessions=sessions, runs=runs),
@@ -69,6 +70,9 @@ def _read() -> recording.Recording:
 
 @functools.cache
 def _stored() -> dict[str, np.ndarray]:
-    content = importlib.resources.files(__package__).joinpath(FILE).read_bytes()
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+    with np.load(io.BytesIO(_file().read_bytes()), allow_pickle=False) as archive:
         return dict(archive)
+
+
+def _file() -> Traversable:
+    return importlib.resources.files(__name__) / FILE

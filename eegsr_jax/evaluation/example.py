@@ -1,0 +1,117 @@
+"""One stretch of one recording, reconstructed by several methods: what a report shows."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from eegsr_jax.errors import MethodError
+from eegsr_jax.evaluation.metrics import Scores
+from eegsr_jax.geometry import find_channels, fit_sphere
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Example:
+    """A stretch of a recording and its reconstructions.
+
+    Attributes:
+      title: which recording, condition and time.
+      names: M channels.
+      positions: `[M, 3]` metres, head frame.
+      sfreq: sampling rate, Hz.
+      observed: the channels that were given.
+      truth: `[M, T]` volts, or None where the missing channels were never recorded.
+      mean: `[M, T]` volts by method.
+      std: `[M, T]` volts by method; inf where a method cannot tell.
+
+    Raises:
+      MethodError: an array of another shape, or methods that differ between `mean` and `std`.
+      ChannelError: an observed channel that is not among `names`.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    positions: np.ndarray
+    sfreq: float
+    observed: tuple[str, ...]
+    truth: np.ndarray | None
+    mean: dict[str, np.ndarray]
+    std: dict[str, np.ndarray]
+
+    def __post_init__(self):
+        if not self.mean or set(self.mean) != set(self.std):
+            raise MethodError(
+                f"example {self.title!r}: mean is of {sorted(self.mean)} and std of "
+                f"{sorted(self.std)}; expected the same methods, at least one"
+            )
+        shape = np.shape(next(iter(self.mean.values())))
+        expected = (len(self.names), *shape[1:])
+        arrays = {f"{k} of {m}": a for k in ("mean", "std") for m, a in getattr(self, k).items()}
+        arrays |= {} if self.truth is None else {"truth": self.truth}
+        for label, array in arrays.items():
+            if len(shape) != 2 or np.shape(array) != expected:
+                raise MethodError(
+                    f"example {self.title!r}: {label} has shape {np.shape(array)}; expected "
+                    f"({len(self.names)} channels, time), the same everywhere"
+                )
+        find_channels(self.observed, self.names)
+
+    @functools.cached_property
+    def missing(self) -> np.ndarray:
+        """`[M]` bool: True where the channel was not given."""
+        out = np.ones(len(self.names), bool)
+        out[find_channels(self.observed, self.names)] = False
+        return out
+
+    @functools.cached_property
+    def head(self) -> np.ndarray:
+        """`[M, 2]` electrodes seen from above, nose up: the equator of the head has radius 1.
+
+        The distance from the vertex is drawn true to scale (azimuthal equidistant), from the centre
+        of the fitted head sphere, as MNE does.
+        """
+        x, y, z = (np.asarray(self.positions, float) - fit_sphere(self.positions)[0]).T
+        angle = np.arctan2(np.hypot(x, y), z) / (np.pi / 2)
+        return angle[:, None] * np.c_[x, y] / np.maximum(np.hypot(x, y), 1e-12)[:, None]
+
+    @functools.cached_property
+    def scores(self) -> dict[str, Scores]:
+        """Scores of each method on this stretch, taken as one window; empty without a truth."""
+        if self.truth is None:
+            return {}
+        out = {}
+        for method, mean in self.mean.items():
+            out[method] = Scores(self.missing, self.sfreq)
+            out[method].add(self.truth[None], mean[None], self.std[method][None])
+        return out
+
+    def expected_nmse(self, method: str) -> np.ndarray:
+        """`[M]` NMSE that the error bars promise: std² over the power of mean and error together.
+
+        For a conditional mean, the power of the truth is that of the mean plus that of the error.
+        """
+        error = np.square(self.std[method], dtype=np.float64).mean(1)
+        power = np.square(self.mean[method], dtype=np.float64).mean(1) + error
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(np.isfinite(error), error / power, np.nan)
+
+    @functools.cached_property
+    def ranking(self) -> list[str]:
+        """Methods by their NMSE over the missing channels of this stretch, best first."""
+        if self.truth is None:
+            return list(self.mean)
+        error = {m: s.error[self.missing].sum() for m, s in self.scores.items()}
+        return sorted(self.mean, key=lambda method: error[method])
+
+    def peaks(self, count: int) -> np.ndarray:
+        """`[≤ count]` samples: the peak of global field power in each of `count` equal parts."""
+        power = self.field_power()
+        edges = np.linspace(0, len(power), min(count, len(power)) + 1).astype(int)
+        return np.array([a + power[a:b].argmax() for a, b in zip(edges, edges[1:], strict=False)])
+
+    def field_power(self) -> np.ndarray:
+        """`[T]` global field power, volts: standard deviation over the channels that are known."""
+        known = next(iter(self.mean.values())) if self.truth is None else self.truth
+        return np.asarray(known[~self.missing] if self.truth is None else known, float).std(0)
