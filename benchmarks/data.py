@@ -1,15 +1,15 @@
-"""Claim: reading windows costs little more than copying their bytes.
+"""Claim: the pipeline reads as fast as windows can be turned into [channel, time] at all.
 
-    python benchmarks/data.py --json data.json        # about a minute, 0.7 GB of temporary files
+    python benchmarks/data.py --json data.json        # about a minute, 1.4 GB of temporary files
     python benchmarks/data.py --quick                 # seconds
 
-Writes a store of noise, then measures, one after the other and in turns:
-  memory_copy     one large array copied to another: what the memory can do
-  memmap_copy     the same random windows copied from the mapped files as they lie on disk, without
-                  channel order, index or batching: the limit of any reader
-  transposed      those windows copied as [channel, time], the order that batches have
-  pipeline …      `eegsr_jax.data.pipeline`, shuffled, every batch a fresh array
-The files are warm (in the page cache). Windows per second, and bytes of float32 per second.
+Writes a store of noise and measures, taking turns, with warm files (in the page cache):
+  memmap_copy      random windows copied from the mapped files as they lie there, [time, channel],
+                   without index, channel order or batching by name: the limit of any reader
+  transposed       those windows copied as [channel, time]: the limit of any reader of such batches
+  channel_first    those windows from files that hold [channel, time], the order not chosen
+  pipeline, …      `eegsr_jax.data.pipeline`, shuffled, every batch a fresh array
+and, once, memory_copy: a large array copied to another. Rates count float32 bytes delivered.
 """
 
 from __future__ import annotations
@@ -57,23 +57,35 @@ def noise_store(folder: Path, recordings: int, seconds: float) -> Store:
     return prepare(dataset, folder / "store", PREPROCESSING["none"])
 
 
-def by_hand(store: Store, index: np.ndarray, transpose: bool) -> Iterator[np.ndarray]:
-    """Random windows in batches, in plain NumPy."""
-    mapped = [store.mapped(r.key) for r in store.recordings]
-    shape = (BATCH, CHANNELS, WINDOW) if transpose else (BATCH, WINDOW, CHANNELS)
+def by_hand(files: list[np.ndarray], index: np.ndarray, order: str) -> Iterator[np.ndarray]:
+    """Random windows in batches, in plain NumPy; `order` of axes: on disk, then in the batch."""
+    shape = (WINDOW, CHANNELS) if order == "tc to tc" else (CHANNELS, WINDOW)
     rng = np.random.default_rng(0)
     while True:
-        batch = np.empty(shape, np.float32)
+        batch = np.empty((BATCH, *shape), np.float32)
         for out, (number, start) in zip(batch, rng.choice(index, BATCH).tolist(), strict=True):
-            window = mapped[number][start : start + WINDOW]
-            out[...] = window.T if transpose else window
+            span = slice(start, start + WINDOW)
+            if order == "ct to ct":
+                out[...] = files[number][:, span]
+            else:
+                out[...] = files[number][span] if order == "tc to tc" else files[number][span].T
         yield batch
 
 
-def readers(store: Store) -> dict[str, Callable[[], Iterator]]:
+def channel_first(store: Store, folder: Path) -> list[np.ndarray]:
+    """Copies of the recordings as mapped files of `[channel, time]`."""
+    paths = [folder / f"{recording.key}.npy" for recording in store.recordings]
+    for recording, path in zip(store.recordings, paths, strict=True):
+        np.save(path, store.read(recording.key))
+    return [np.load(path, mmap_mode="r").view(np.ndarray) for path in paths]
+
+
+def readers(store: Store, folder: Path) -> dict[str, Callable[[], Iterator]]:
     """What is measured, by name; each gives endless batches."""
     segments = [whole(r) for r in store.recordings]
     index = window_index(store, segments, window=WINDOW)
+    by_channel = channel_first(store, folder)
+    by_time = [store.mapped(r.key) for r in store.recordings]
     some = [f"E{i}" for i in range(0, CHANNELS, 4)]
 
     def ours(**options) -> Iterator:
@@ -90,8 +102,9 @@ def readers(store: Store) -> dict[str, Callable[[], Iterator]]:
         )
 
     return {
-        "memmap_copy": lambda: by_hand(store, index, transpose=False),
-        "transposed": lambda: by_hand(store, index, transpose=True),
+        "memmap_copy": lambda: by_hand(by_time, index, "tc to tc"),
+        "transposed": lambda: by_hand(by_time, index, "tc to ct"),
+        "channel_first": lambda: by_hand(by_channel, index, "ct to ct"),
         "pipeline, threads 0": lambda: ours(threads=0),
         "pipeline, threads 1": lambda: ours(threads=1),
         "pipeline, threads 2": lambda: ours(threads=2),
@@ -112,7 +125,7 @@ def memory_copy(megabytes: int) -> float:
 
 
 def measure(makers: dict[str, Callable[[], Iterator]], batches: int) -> dict[str, list[float]]:
-    """Seconds per `batches` batches, `REPEATS` times; readers take turns so that all see the same."""
+    """Seconds per `batches` batches, `REPEATS` times; readers take turns."""
     running = {name: make() for name, make in makers.items()}
     for iterator in running.values():
         for _ in itertools.islice(iterator, batches):
@@ -133,22 +146,21 @@ def measure(makers: dict[str, Callable[[], Iterator]], batches: int) -> dict[str
 
 def main() -> None:
     """Measures, prints a table, and writes it as JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Windows per second of the data pipeline.")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--quick", action="store_true", help="few and short recordings")
     arguments = parser.parse_args()
     recordings, seconds, batches = (4, 60.0, 5) if arguments.quick else (16, 1000.0, 40)
-    with tempfile.TemporaryDirectory() as folder:
-        store = noise_store(Path(folder), recordings, seconds)
-        for recording in store.recordings:
-            store.mapped(recording.key).sum()  # into the page cache
+    with tempfile.TemporaryDirectory() as temporary:
+        store = noise_store(Path(temporary), recordings, seconds)
         bandwidth = memory_copy(64 if arguments.quick else 512)
-        times = measure(readers(store), batches)
-    limit = float(np.median(times["memmap_copy"]))
+        times = measure(readers(store, Path(temporary)), batches)
+    times = {name: np.array(own) / batches for name, own in times.items()}
+    limits = {name: float(np.median(times[name])) for name in ("memmap_copy", "transposed")}
     rows = []
     for name, own in times.items():
         channels = CHANNELS // 4 if "channels" in name else CHANNELS
-        rate = BATCH * batches / np.percentile(own, [50, 90, 10])
+        rate = BATCH / np.percentile(own, [50, 90, 10])
         rows.append(
             {
                 "reader": name,
@@ -156,14 +168,16 @@ def main() -> None:
                 "windows_per_second_p10": rate[1],
                 "windows_per_second_p90": rate[2],
                 "gigabytes_per_second": rate[0] * channels * WINDOW * 4 / 1e9,
-                "share_of_memmap_copy": limit / float(np.median(own)),
+                **{f"share_of_{n}": limit / np.median(own) for n, limit in limits.items()},
             }
         )
     print(f"memory_copy: {bandwidth / 1e9:.1f} GB/s")
     for row in rows:
         print(
             f"{row['reader']:45s} {row['windows_per_second']:8.0f} windows/s "
-            f"{row['gigabytes_per_second']:6.2f} GB/s  {row['share_of_memmap_copy']:.2f} of the limit"
+            f"{row['gigabytes_per_second']:6.2f} GB/s  "
+            f"{row['share_of_memmap_copy']:.2f} of memmap_copy, "
+            f"{row['share_of_transposed']:.2f} of transposed"
         )
     if arguments.json:
         import jax

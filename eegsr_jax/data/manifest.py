@@ -207,7 +207,7 @@ def data_size(shape: tuple[int, int]) -> int:
 def write_data(path: Path, data: np.ndarray) -> str:
     """Writes `[time, channel]` float32 as `.npy`, atomically; returns the file's SHA-256."""
     # Written by hand because `np.save` hides why it failed when the disk is full.
-    header, body = _header(data.shape), memoryview(np.ascontiguousarray(data, "<f4")).cast("B")
+    header, body = _header(data.shape), np.ascontiguousarray(data, "<f4").data
     with replacing(path) as file:
         file.write(header)
         file.write(body)

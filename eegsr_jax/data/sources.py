@@ -186,12 +186,17 @@ def usable(inst: Any) -> np.ndarray:
     return out
 
 
+def unapplied(projector: Any) -> bool:
+    """Whether an MNE projector for EEG (an average reference, say) is there but not applied."""
+    return not projector["active"] and "EEG" in projector["desc"]
+
+
 def remarks(inst: Any) -> list[str]:
     """What a user of these samples should know about the object they come from."""
     import mne
 
     notes = []
-    if any(not p["active"] and "EEG" in p["desc"] for p in inst.info["projs"]):
+    if any(map(unapplied, inst.info["projs"])):
         notes.append("a projector for EEG that is not applied in the source was not applied")
     if isinstance(inst, mne.BaseEpochs):
         notes.append(f"{len(inst)} epochs of {len(inst.times)} samples put one after the other")

@@ -9,7 +9,7 @@ import numpy as np
 
 from eegsr_jax.errors import MethodError
 from eegsr_jax.evaluation.metrics import Scores
-from eegsr_jax.geometry import find_channels, fit_sphere
+from eegsr_jax.geometry import fit_sphere, standard_name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,14 +21,14 @@ class Example:
       names: M channels.
       positions: `[M, 3]` metres, head frame.
       sfreq: sampling rate, Hz.
-      observed: the channels that were given.
+      observed: the channels that were given; those that are not among `names` are not shown.
       truth: `[M, T]` volts, or None where the missing channels were never recorded.
       mean: `[M, T]` volts by method.
       std: `[M, T]` volts by method; inf where a method cannot tell.
 
     Raises:
-      MethodError: an array of another shape, or methods that differ between `mean` and `std`.
-      ChannelError: an observed channel that is not among `names`.
+      MethodError: an array of another shape, methods that differ between `mean` and `std`, or no
+        missing channel.
     """
 
     title: str
@@ -56,14 +56,17 @@ class Example:
                     f"example {self.title!r}: {label} has shape {np.shape(array)}; expected "
                     f"({len(self.names)} channels, time), the same everywhere"
                 )
-        find_channels(self.observed, self.names)
+        if not self.missing.any():
+            raise MethodError(
+                f"example {self.title!r}: all {len(self.names)} channels were given; expected at "
+                "least one that was reconstructed"
+            )
 
     @functools.cached_property
     def missing(self) -> np.ndarray:
         """`[M]` bool: True where the channel was not given."""
-        out = np.ones(len(self.names), bool)
-        out[find_channels(self.observed, self.names)] = False
-        return out
+        given = {standard_name(name).lower() for name in self.observed}
+        return np.array([standard_name(name).lower() not in given for name in self.names])
 
     @functools.cached_property
     def head(self) -> np.ndarray:
@@ -72,9 +75,23 @@ class Example:
         The distance from the vertex is drawn true to scale (azimuthal equidistant), from the centre
         of the fitted head sphere, as MNE does.
         """
-        x, y, z = (np.asarray(self.positions, float) - fit_sphere(self.positions)[0]).T
-        angle = np.arctan2(np.hypot(x, y), z) / (np.pi / 2)
-        return angle[:, None] * np.c_[x, y] / np.maximum(np.hypot(x, y), 1e-12)[:, None]
+        x, y, z = self._directions.T
+        across = np.hypot(x, y)
+        angle = np.arctan2(across, z) / (np.pi / 2)
+        return np.c_[x, y] * (angle / np.maximum(across, 1e-12))[:, None]
+
+    @functools.cached_property
+    def nearest_angle(self) -> np.ndarray:
+        """`[M]` degrees from each channel to the nearest given one; nan when none is shown."""
+        if self.missing.all():
+            return np.full(len(self.names), np.nan)
+        cosine = self._directions @ self._directions[~self.missing].T
+        return np.degrees(np.arccos(np.clip(cosine.max(1), -1, 1)))
+
+    @functools.cached_property
+    def _directions(self) -> np.ndarray:
+        offset = np.asarray(self.positions, float) - fit_sphere(self.positions)[0]
+        return offset / np.linalg.norm(offset, axis=1, keepdims=True)
 
     @functools.cached_property
     def scores(self) -> dict[str, Scores]:
@@ -97,6 +114,12 @@ class Example:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(np.isfinite(error), error / power, np.nan)
 
+    def quality(self, method: str) -> np.ndarray:
+        """`[M]` NMSE of each channel on this stretch, or the expected one without a truth."""
+        if self.truth is None:
+            return self.expected_nmse(method)
+        return self.scores[method].channel_nmse()
+
     @functools.cached_property
     def ranking(self) -> list[str]:
         """Methods by their NMSE over the missing channels of this stretch, best first."""
@@ -106,12 +129,24 @@ class Example:
         return sorted(self.mean, key=lambda method: error[method])
 
     def peaks(self, count: int) -> np.ndarray:
-        """`[≤ count]` samples: the peak of global field power in each of `count` equal parts."""
+        """`[≤ count]` samples at peaks of global field power, from the highest to a median one.
+
+        The highest alone would show nothing but blinks.
+        """
+        from scipy.signal import find_peaks
+
         power = self.field_power()
-        edges = np.linspace(0, len(power), min(count, len(power)) + 1).astype(int)
-        return np.array([a + power[a:b].argmax() for a, b in zip(edges, edges[1:], strict=False)])
+        found = find_peaks(power)[0]
+        if not len(found):
+            return np.array([power.argmax()])
+        found = found[np.argsort(-power[found])]
+        ranks = np.linspace(0, len(found) // 2, min(count, len(found))).astype(int)
+        return np.sort(found[np.unique(ranks)])
 
     def field_power(self) -> np.ndarray:
-        """`[T]` global field power, volts: standard deviation over the channels that are known."""
-        known = next(iter(self.mean.values())) if self.truth is None else self.truth
-        return np.asarray(known[~self.missing] if self.truth is None else known, float).std(0)
+        """`[T]` global field power, volts: standard deviation over all channels.
+
+        Without a truth it is that of the first method's estimate.
+        """
+        field = next(iter(self.mean.values())) if self.truth is None else self.truth
+        return np.asarray(field, float).std(0)

@@ -34,6 +34,7 @@ COLOURS = {
     "srgdiff": "#332288",
 }
 _OTHERS = ("#44AA99", "#AA4499", "#117733", "#661100")
+_BAND_NAMES = {"gamma": "low gamma"}
 _SECONDS = 3.0  # of a trace, so that single waves can be seen
 
 
@@ -71,10 +72,8 @@ def figure(width: float, height: float) -> Iterator[Figure]:
 def channels(example: Example, method: str) -> Figure:
     """Truth and estimate with the 90 % band: best, median and worst missing channel."""
     missing = np.flatnonzero(example.missing)
-    if example.truth is None:
-        quality, label = example.expected_nmse(method), "expected NMSE"
-    else:
-        quality, label = example.scores[method].channel_nmse(), "NMSE"
+    quality = example.quality(method)
+    label = "expected NMSE" if example.truth is None else "NMSE"
     order = missing[np.argsort(quality[missing], kind="stable")]
     picks = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
     window = _window(example)
@@ -95,7 +94,7 @@ def channels(example: Example, method: str) -> Figure:
             score = f", {label} {quality[channel]:.3g}" if np.isfinite(quality[channel]) else ""
             ax.set_title(f"{example.names[channel]}: {kind} of {len(missing)}{score}", loc="left")
             ax.set_ylabel("µV")
-        axes[0].legend(loc="upper right", ncols=3)
+        axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderpad=0)
         axes[-1].set_xlabel("time, s")
         axes[-1].set_xlim(seconds[0], seconds[-1])
         return made
@@ -131,9 +130,9 @@ def _front_to_back(example: Example) -> np.ndarray:
 
 
 def _inset_head(ax: Axes, example: Example, shades: np.ndarray) -> None:
-    inset = ax.inset_axes((0.93, 0.45, 0.07, 0.75))
+    inset = ax.inset_axes((1.0, 0.1, 0.1, 0.8))
     place = example.head[example.missing]
-    inset.scatter(*place.T, c=shades[example.missing], s=6, lw=0)
+    inset.scatter(*place.T, c=shades[example.missing], s=8, lw=0, zorder=2)
     draw_head(inset)
 
 
@@ -162,18 +161,21 @@ def spectra(example: Example, bands: Mapping[str, Mapping[str, float]], source: 
     hue = colours(example.ranking)
     with figure(10, 4.2) as made:
         axes = made.subplots(1, 2 if bands else 1, squeeze=False)[0]
-        lines = {m: example.mean[m][example.missing] for m in reversed(example.ranking)}
         if example.truth is not None:
             frequency, power = _psd(example.truth[example.missing], example.sfreq)
             axes[0].semilogy(frequency, power, "k", lw=2.2, label="truth")
-        else:
+        elif not example.missing.all():
             given = next(iter(example.mean.values()))[~example.missing]
             axes[0].semilogy(*_psd(given, example.sfreq), "k--", lw=1, label="given channels")
-        for method, data in lines.items():
-            axes[0].semilogy(*_psd(data, example.sfreq), color=hue[method], label=method)
+        for method in reversed(example.ranking):  # the best on top
+            frequency, power = _psd(example.mean[method][example.missing], example.sfreq)
+            axes[0].semilogy(frequency, power, color=hue[method], label=method)
         top = min(45.0, example.sfreq / 2)
         _frame_spectrum(axes[0], top)
-        axes[0].legend(loc="upper right")
+        lines, labels = axes[0].get_legend_handles_labels()
+        first = len(lines) - len(example.ranking)
+        best_first = [*range(first), *range(len(lines) - 1, first - 1, -1)]
+        axes[0].legend([lines[i] for i in best_first], [labels[i] for i in best_first])
         if bands:
             _bars(axes[1], bands, hue, source)
         return made
@@ -202,40 +204,45 @@ def _bars(ax: Axes, bands: Mapping[str, Mapping[str, float]], hue: dict[str, str
     names = [b for b in BANDS if any(np.isfinite(v.get(b, np.nan)) for v in bands.values())]
     width = 0.84 / len(bands)
     for i, (method, scores) in enumerate(bands.items()):
-        nmse = np.array([scores.get(b, np.nan) for b in names])
+        nmse = np.array([scores.get(b) or np.nan for b in names], float)
         place = np.arange(len(names)) + width * (i - (len(bands) - 1) / 2)
         ax.bar(place, -10 * np.log10(nmse), width, color=hue.get(method, "0.5"), label=method)
     ax.axhline(0, color="0.3", lw=0.8)
-    ax.set_xticks(range(len(names)), [f"{b}\n{BANDS[b][0]:g}–{BANDS[b][1]:g} Hz" for b in names])
+    ax.set_xticks(
+        range(len(names)),
+        [f"{_BAND_NAMES.get(b, b)}\n{BANDS[b][0]:g}–{BANDS[b][1]:g} Hz" for b in names],
+    )
     ax.tick_params(axis="x", length=0)
     ax.set_ylabel("signal to error, dB (0: predicting zero)")
     ax.set_title(f"missing channels by band, {source}", loc="left")
 
 
 def reliability(example: Example, methods: Sequence[str]) -> Figure:
-    """NMSE of each missing electrode on the head, and what the error bars promised."""
-    hue = colours(example.ranking)
-    with figure(3.6 * (len(methods) + 1), 4.0) as made:
-        axes = made.subplots(1, len(methods) + (example.truth is not None), squeeze=False)[0]
-        values = {m: _channel_quality(example, m) for m in methods}
-        seen = np.concatenate([v[example.missing] for v in values.values()])
-        seen = seen[np.isfinite(seen) & (seen > 0)]
-        low, high = (seen.min(), seen.max()) if len(seen) else (0.01, 1.0)
+    """NMSE of each missing electrode on the head, and what the error bars promised.
+
+    Without a truth, the NMSE that the error bars promise is drawn instead.
+    """
+    from matplotlib.ticker import LogLocator
+
+    scored = example.truth is not None
+    values = {m: example.quality(m) for m in methods}
+    seen = np.concatenate([v[example.missing] for v in values.values()])
+    seen = seen[np.isfinite(seen) & (seen > 0)]
+    # A bridged or broken electrode would otherwise take most of the colours for itself.
+    low, high = np.percentile(seen, (5, 95)) if len(seen) else (0.01, 1.0)
+    with figure(3.9 * len(methods) + 3.6 * scored, 4.8) as made:
+        axes = made.subplots(1, len(methods) + scored, squeeze=False)[0]
         for ax, (method, nmse) in zip(axes, values.items(), strict=False):
-            dots = _draw_dots(ax, example, nmse, low, max(high, 1.0001 * low))
+            dots = _draw_dots(ax, example, nmse, low, max(high, 1.01 * low))
             ax.set_title(method)
-        kind = "expected NMSE" if example.truth is None else "NMSE"
-        bar = made.colorbar(dots, ax=axes[: len(methods)], location="bottom", shrink=0.6, aspect=30)
-        bar.set_label(f"{kind} of each missing channel (black: given)")
-        if example.truth is not None:
-            _promise(axes[-1], example, hue)
+        bar = made.colorbar(dots, ax=axes[: len(methods)], location="bottom", shrink=0.7, aspect=40)
+        bar.ax.set_xlabel(f"{'' if scored else 'expected '}NMSE of missing channels (black: given)")
+        bar.ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        bar.ax.xaxis.set_major_formatter("{x:.2g}")
+        bar.ax.xaxis.set_minor_formatter("")
+        if scored:
+            _promise(axes[-1], example, methods)
         return made
-
-
-def _channel_quality(example: Example, method: str) -> np.ndarray:
-    if example.truth is None:
-        return example.expected_nmse(method)
-    return example.scores[method].channel_nmse()
 
 
 def _draw_dots(ax: Axes, example: Example, nmse: np.ndarray, low: float, high: float) -> Any:
@@ -249,7 +256,7 @@ def _draw_dots(ax: Axes, example: Example, nmse: np.ndarray, low: float, high: f
         *place[missing].T,
         c=np.where(np.isfinite(nmse), nmse, np.nan)[missing],
         s=size,
-        norm=LogNorm(low, high),
+        norm=LogNorm(low, high),  # colours end at low and high, values do not
         cmap="cividis_r",
         edgecolor="0.3",
         lw=0.5,
@@ -257,25 +264,32 @@ def _draw_dots(ax: Axes, example: Example, nmse: np.ndarray, low: float, high: f
     )
     if len(place) <= 80:
         for i in np.flatnonzero(missing):
-            dark = np.isfinite(nmse[i]) and nmse[i] > np.sqrt(low * high)
+            dark = np.isfinite(nmse[i]) and nmse[i] > low**0.6 * high**0.4
             ax.text(
                 *place[i],
-                example.names[i],
+                _short(example.names[i]),
                 ha="center",
                 va="center",
-                fontsize=5.5,
+                fontsize=6,
                 color="w" if dark else "k",
                 zorder=4,
             )
     return dots
 
 
-def _promise(ax: Axes, example: Example, hue: dict[str, str]) -> None:
+def _short(name: str) -> str:
+    """A label that fits a dot: "EEG 025" is 25; nothing where no short one is to be had."""
+    label = name if len(name) <= 4 else name.split()[-1].lstrip("0")
+    return label if len(label) <= 4 else ""
+
+
+def _promise(ax: Axes, example: Example, methods: Sequence[str]) -> None:
     """Scatter of expected against actual NMSE."""
+    hue = colours(example.ranking)
     seen = []
-    for method in reversed(example.ranking):
+    for method in reversed(methods):
         expected = example.expected_nmse(method)[example.missing]
-        actual = example.scores[method].channel_nmse()[example.missing]
+        actual = example.quality(method)[example.missing]
         good = np.isfinite(expected) & np.isfinite(actual) & (expected > 0) & (actual > 0)
         if good.any():
             ax.loglog(
@@ -306,16 +320,18 @@ def coverage(covered: Mapping[str, Mapping[int, float]], source: str) -> Figure:
     with figure(5.2, 4.6) as made:
         ax = made.subplots()
         ax.plot([0, 100], [0, 100], color="0.3", lw=0.8)
-        ax.axvspan(0, 0, lw=0)
         for method, levels in covered.items():
             nominal = sorted(levels)
             ax.plot(
                 nominal, [100 * levels[n] for n in nominal], "o-", ms=4, color=hue[method],
                 label=method,
             )  # fmt: skip
-        ax.set(xlim=(45, 101), ylim=(45, 101), aspect="equal")
+        lowest = min((v for levels in covered.values() for v in levels.values()), default=1)
+        ax.set(xlim=(45, 101), ylim=(min(45, 100 * lowest - 5), 101))
         ax.set_xticks(list(NOMINAL))
         ax.set_yticks(list(NOMINAL))
+        ax.grid(color="0.9", lw=0.8)
+        ax.set_axisbelow(True)
         ax.text(62, 51, "bars too narrow", color="0.4")
         ax.text(47, 82, "bars too wide", color="0.4")
         ax.set_xlabel("nominal share of samples, %")
@@ -326,7 +342,7 @@ def coverage(covered: Mapping[str, Mapping[int, float]], source: str) -> Figure:
 
 
 def _window(example: Example) -> slice:
-    """The stretch of `_SECONDS` around the middle with the most typical field power."""
+    """`_SECONDS` of typical field power."""
     total = next(iter(example.mean.values())).shape[1]
     length = min(total, round(_SECONDS * example.sfreq))
     starts = np.arange(0, total - length + 1, max(1, length // 2))

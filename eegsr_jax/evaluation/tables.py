@@ -29,14 +29,17 @@ __all__ = [
     "FLOOR",
     "ROW_KEYS",
     "cells",
+    "html_grid",
     "html_table",
     "markdown_table",
     "paired",
+    "percent",
     "ranking",
     "read_json",
     "reading",
     "summarise",
     "text_table",
+    "three",
     "write_csv",
     "write_json",
 ]
@@ -49,29 +52,31 @@ _CLOSED_FORM = (
 _TRUSTED = (0.85, 0.95)  # what 90 % error bars may cover before a warning
 
 
-def _three(value: float) -> str:
+def three(value: float) -> str:
+    """A number with three significant digits."""
     text = f"{value:#.3g}" if abs(value) < 1000 else f"{float(f'{value:.3g}'):,.0f}"
     return text.rstrip(".")
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share as a percentage with one decimal."""
     return f"{100 * value:.1f} %"
 
 
 _LABELS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "nmse_missing": ("NMSE missing", _three),
-    "nmse_all": ("NMSE all (flatters)", _three),
-    "pcc_missing": ("PCC missing", _three),
-    "snr_missing_db": ("SNR dB", _three),
-    "coverage_90": ("90 % bars cover", _percent),
-    "fit_seconds": ("fit s", _three),
-    "times_real_time": ("× real time", _three),
+    "nmse_missing": ("NMSE missing", three),
+    "nmse_all": ("NMSE all (flatters)", three),
+    "pcc_missing": ("PCC missing", three),
+    "snr_missing_db": ("SNR dB", three),
+    "coverage_90": ("90 % bars cover", percent),
+    "fit_seconds": ("fit s", three),
+    "times_real_time": ("× real time", three),
     "calibration_seconds": ("calibration s", "{:g}".format),
     "n": ("subjects", "{:.0f}".format),
     "better": ("better on", "{:.0f}".format),
-    "difference": ("median difference", _three),
-    "ratio": ("median ratio", _three),
-    "p": ("Wilcoxon p", _three),
+    "difference": ("median difference", three),
+    "ratio": ("median ratio", three),
+    "p": ("Wilcoxon p", three),
 }
 
 
@@ -102,14 +107,18 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) ->
 
 def html_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
     """The table as HTML, everything escaped; see `cells`."""
-    caption, head, body = cells(rows, columns)
+    return html_grid(*cells(rows, columns))
+
+
+def html_grid(caption: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Cells as HTML, everything escaped, in the classes of the report's style sheet."""
     texts = _texts(head)
 
     def line(parts: Sequence[str], tag: str) -> str:
-        sides = ["left" if i < texts else "right" for i in range(len(parts))]
         return "".join(
-            f'<{tag} style="text-align:{side}">{html.escape(part)}</{tag}>'
-            for part, side in zip(parts, sides, strict=True)
+            f'<{tag} style="text-align:{"left" if i < texts else "right"}">{html.escape(part)}'
+            f"</{tag}>"
+            for i, part in enumerate(parts)
         )
 
     lines = "\n".join(f"<tr>{line(parts, 'td')}</tr>" for parts in body)
@@ -122,7 +131,7 @@ def html_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str
 
 def _texts(head: Sequence[str]) -> int:
     """How many leading columns hold words."""
-    return sum(label in ("method", "layout", "reference", "baseline") for label in head)
+    return sum(label in ("method", "layout", "reference", "channel") for label in head)
 
 
 def cells(
@@ -164,7 +173,7 @@ def cells(
 def _cell(row: Row, column: str) -> str:
     if column not in _LABELS and not isinstance(row.get(column), float):
         return "–" if row.get(column) is None else str(row[column])
-    shown = _LABELS.get(column, ("", _three))[1]
+    shown = _LABELS.get(column, ("", three))[1]
     value = number(row.get(column))
     if value is None or (column == "n" and row["method"] == FLOOR):
         return "–"
@@ -232,7 +241,7 @@ def reading(rows: Sequence[Row]) -> str:
     if len(conditions) > 1:
         lead += f" in {wins.count(best)} of {len(conditions)} conditions"
     against = [
-        f"{_three(ratio)} × {name} {_range(conditions, other)}"
+        f"{three(ratio)} × {name} {_range(conditions, other)}"
         for other, name in (
             ("spherical_spline", "the default spherical spline's"),
             (_lagged(conditions), "the lagged ridge's"),
@@ -256,7 +265,7 @@ def _where(own: Sequence[Row]) -> str:
 
 def _range(conditions: dict, method: str) -> str:
     values = [c[method]["nmse_missing"] for c in conditions.values() if method in c]
-    low, high = _three(min(values)), _three(max(values))
+    low, high = three(min(values)), three(max(values))
     return low if low == high else f"{low} to {high}"
 
 
@@ -280,7 +289,7 @@ def _bars(own: Sequence[Row]) -> str:
     covers = [c for row in own if (c := number(row.get("coverage_90"))) is not None]
     if not covers:
         return "it gives no error bars"
-    low, high = _percent(min(covers)), _percent(max(covers))
+    low, high = percent(min(covers)), percent(max(covers))
     return f"its 90 % error bars cover {low if low == high else f'{low} to {high}'}"
 
 
@@ -301,7 +310,7 @@ def _cautions(rows: Sequence[Row], conditions: dict, best: str, own: Sequence[Ro
         for method in ranking(rows):
             ratio = _median_ratio(conditions, method, lagged)
             if _base(method) not in _CLOSED_FORM and ratio is not None and ratio > 1:
-                found.append(f"{method} loses to the lagged ridge ({_three(ratio)} ×)")
+                found.append(f"{method} loses to the lagged ridge ({three(ratio)} ×)")
     if max(row["n"] for row in own) == 1:
         found.append("one subject says little about others")
     return found

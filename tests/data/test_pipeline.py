@@ -438,10 +438,18 @@ def test_different_sampling_rates_are_refused(make_store, make_recording):
 
 @pytest.mark.parametrize(
     "options",
-    [{"process_index": 2, "process_count": 2}, {"process_index": -1}, {"batch_size": 0}],
+    [
+        {"process_index": 2, "process_count": 2},
+        {"process_index": -1},
+        {"batch_size": 0},
+        {"epochs": 0},
+        {"seed": -1},
+    ],
 )
 def test_numbers_that_make_no_sense(store, options):
-    with pytest.raises(ConfigError, match="give 0 <= process_index < process_count"):
+    with pytest.raises(
+        ConfigError, match=f"'{next(iter(options))}': .*begin at 1, the others at 0"
+    ):
         pipeline(store, segments_of(store)[:2], window=4, **{"batch_size": 2} | options)
 
 

@@ -164,6 +164,16 @@ def test_attach_to_epochs_and_evoked(rng):
     np.testing.assert_array_equal(out.data[1], mean[1, :60])
 
 
+def test_average_projector_of_the_old_channels_is_removed(rng):
+    raw = raw_of(rng).set_eeg_reference("average", projection=True, verbose="ERROR")
+    assert raw.info["projs"]
+    names = ["Cz", "Oz"]
+    mean = np.ones((2, 400))
+    out = attach(raw, read(raw), names, positions_of(names), mean, reconstructed=["Oz"], method="x")
+    assert not out.info["projs"] and raw.info["projs"]
+    np.testing.assert_array_equal(out.get_data(["Cz"]), raw.get_data(["Cz."]))
+
+
 def test_nothing_is_made_up_where_the_input_is_missing(rng):
     raw = raw_of(rng)
     raw._data[1, 30:40] = np.nan  # Fp1

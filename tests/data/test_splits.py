@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from eegsr_jax.data import splits
 from eegsr_jax.data.manifest import StoredRecording
 from eegsr_jax.data.preprocessing import PREPROCESSING
+from eegsr_jax.data.split_file import load_split, save_split
 from eegsr_jax.data.splits import PARTS, Segment, Split
 from eegsr_jax.data.store import Store
 from eegsr_jax.errors import DatasetError, SplitError
@@ -372,31 +373,31 @@ def test_makers_refuse(store, make, error, message):
 )
 def test_saved_and_loaded_again(tmp_path, store, make):
     split = make(store)
-    splits.save(split, store, tmp_path / "split.json")
-    assert splits.load(tmp_path / "split.json", store) == split
+    save_split(split, store, tmp_path / "split.json")
+    assert load_split(tmp_path / "split.json", store) == split
 
 
 def test_loading_for_other_data_is_refused(tmp_path, store):
     path = tmp_path / "split.json"
-    splits.save(splits.chronological(store), store, path)
+    save_split(splits.chronological(store), store, path)
     other = dataclasses.replace(store.recordings[1], sha256="other")
     changed = dataclasses.replace(store, recordings=(store.recordings[0], other))
     with pytest.raises(SplitError, match="sub-a_ses-1_run-2 .*STORE holds other data under this"):
-        splits.load(path, changed)
+        load_split(path, changed)
     with pytest.raises(SplitError, match="names sub-b_ses-1_run-1 .*STORE does not have it"):
-        splits.load(path, store.select(subjects="a"))
+        load_split(path, store.select(subjects="a"))
     more = dataclasses.replace(store, recordings=(*store.recordings, stored("c", 1, 9)))
-    assert splits.load(path, more).kind == "chronological"
+    assert load_split(path, more).kind == "chronological"
 
 
 def test_saving_does_not_overwrite_unasked(tmp_path, store):
     path = tmp_path / "split.json"
     path.write_text("mine")
     with pytest.raises(SplitError, match="split.json exists; choose another name"):
-        splits.save(splits.chronological(store), store, path)
+        save_split(splits.chronological(store), store, path)
     assert path.read_text() == "mine"
-    splits.save(splits.chronological(store), store, path, overwrite=True)
-    assert splits.load(path, store).kind == "chronological"
+    save_split(splits.chronological(store), store, path, overwrite=True)
+    assert load_split(path, store).kind == "chronological"
 
 
 @pytest.mark.parametrize(
@@ -410,24 +411,24 @@ def test_saving_does_not_overwrite_unasked(tmp_path, store):
 )
 def test_files_that_are_no_splits(tmp_path, store, change):
     path = tmp_path / "split.json"
-    splits.save(splits.chronological(store), store, path)
+    save_split(splits.chronological(store), store, path)
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
     with pytest.raises(SplitError, match="split.json: not a split file"):
-        splits.load(path, store)
+        load_split(path, store)
 
 
 def test_a_file_with_overlap_is_refused(tmp_path, store):
     path = tmp_path / "split.json"
-    splits.save(splits.chronological(store), store, path)
+    save_split(splits.chronological(store), store, path)
     content = json.loads(path.read_text())
     content["test"].append(["sub-b_ses-1_run-1", 0, 10])
     path.write_text(json.dumps(content))
     with pytest.raises(SplitError, match="test and train share samples 0 to 10"):
-        splits.load(path, store)
+        load_split(path, store)
 
 
 def test_absent_file(tmp_path, store):
     with pytest.raises(SplitError, match="nothing.json: not a split file that can be read"):
-        splits.load(tmp_path / "nothing.json", store)
+        load_split(tmp_path / "nothing.json", store)
