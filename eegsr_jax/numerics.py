@@ -15,9 +15,9 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` computed in float64, with floating results handed back in float32.
 
     Floating arrays among the arguments (pytrees of arrays and Python values) are widened. Works
-    eagerly and inside the caller's `jit`, `vmap`, `scan` and reverse-mode `grad`, and does not touch
-    the caller's configuration; forward mode (`jvp`) is not supported. On TPU float64 is emulated:
-    meant for small solves at plan time, not for the hot path.
+    eagerly and inside the caller's `jit`, `vmap`, `scan` and reverse-mode `grad`, and does not
+    touch the caller's configuration; forward mode (`jvp`) is not supported. On TPU float64 is
+    emulated: meant for small solves at plan time, not for the hot path.
     """
 
     @functools.wraps(function)

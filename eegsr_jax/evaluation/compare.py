@@ -17,10 +17,11 @@ from eegsr_jax.data.store import Store
 from eegsr_jax.errors import ChannelError, SplitError
 from eegsr_jax.evaluation.folds import Fold, Protocol
 from eegsr_jax.evaluation.metrics import Scores, floors
-from eegsr_jax.geometry import Geometry, make_geometry
+from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import moments as mo
 from eegsr_jax.methods.base import Method
 from eegsr_jax.training.loop import accumulate, initial, jitted, nameless, solve
+from eegsr_jax.training.windows import layout_geometry, shared_channels, training_windows
 from eegsr_jax.typing import PyTree
 
 REFERENCES = ("native", "observed_average")
@@ -103,29 +104,14 @@ class _Data:
         self.store: Store = fold.store
         split = fold.split
         segments = (*split.train, *split.validate, *split.calibration, *split.test)
-        used = [self.store.recording(k) for k in dict.fromkeys(s.key for s in segments)]
-        bad = {name for recording in used for name in recording.bads}
-        shared = set.intersection(*(set(r.names) for r in used))
-        self.channels = tuple(n for n in used[0].names if n in shared and n not in bad)
-        self.sfreq = used[0].sfreq
-        self.positions = dict(zip(used[0].names, used[0].positions, strict=True))
+        self.channels = shared_channels(self.store, segments)
+        self.sfreq = self.store.recording(segments[0].key).sfreq
         self.window = protocol.window(self.sfreq)
 
     def geometry(self, spec: str) -> Geometry:
-        """The geometry of a layout; "best:k" looks at the covariance of the training windows."""
+        """The geometry of a layout; SUBJECT stands for the fold's own (as in EMAG's draws)."""
         spec = spec.replace("SUBJECT", self.fold.subject)
-        names = self.channels
-        covariance = None
-        if spec.startswith("best"):
-            windows = np.concatenate([b["eeg"] for b in self.batches(self.fold.split.train)])
-            covariance = np.einsum("bit,bjt->ij", windows, windows, dtype=np.float64)
-        observed = ly.layout(
-            spec,
-            names,
-            positions=np.stack([self.positions[n] for n in names]),
-            covariance=covariance,
-        )
-        return make_geometry(observed, names, self.positions)
+        return layout_geometry(self.store, self.fold.split.train, self.channels, spec)
 
     def batches(self, segments: Sequence[Segment]) -> Iterator[dict[str, np.ndarray]]:
         """Windows of some segments, unshuffled."""
@@ -160,11 +146,16 @@ class _View:
 
     def training(self) -> Iterator[dict[str, np.ndarray]]:
         """Training windows, then validation windows."""
-        split = self.data.fold.split
-        for part, segments in ((mo.TRAIN, split.train), (mo.VALIDATE, split.validate)):
-            for batch in self.data.batches(segments) if segments else ():
-                count = len(batch["eeg"])
-                yield {"eeg": self.shown(batch["eeg"]), "part": np.full(count, part, np.int32)}
+        data, split = self.data, self.data.fold.split
+        for batch in training_windows(
+            data.store,
+            split.train,
+            split.validate,
+            window=data.window,
+            batch_size=data.batch_size,
+            channels=data.channels,
+        ):
+            yield batch | {"eeg": self.shown(batch["eeg"])}
 
     def calibration(self) -> Iterator[dict[str, np.ndarray]]:
         """The test subject's own seconds; the last fifth validates."""

@@ -229,7 +229,7 @@ def _limit(sizes: np.ndarray) -> tuple[float, bool]:
     """End of a colour scale that one broken electrode cannot take, and whether it cuts any."""
     if not sizes.size or sizes.max() == 0:
         return 1.0, False
-    limit, most = float(np.percentile(sizes, 98)), float(sizes.max())
+    limit, most = float(np.percentile(sizes, 98, method="lower")), float(sizes.max())
     return (limit, True) if 0 < 1.5 * limit < most else (most, False)
 
 

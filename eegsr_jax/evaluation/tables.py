@@ -54,8 +54,8 @@ _TRUSTED = (0.85, 0.95)  # what 90 % error bars may cover before a warning
 
 def three(value: float) -> str:
     """A number with three significant digits."""
-    text = f"{value:#.3g}" if abs(value) < 1000 else f"{float(f'{value:.3g}'):,.0f}"
-    return text.rstrip(".")
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
 def percent(value: float) -> str:

@@ -59,7 +59,8 @@ class Method(NamedTuple):
       init: `(key, geometry, window) -> params`, a plain nested dict.
       stages: what training does, in order; empty for a method that learns nothing.
       plan: `(params, geometry) -> plan`: everything that does not depend on the data.
-      apply: `(plan, observed [batch, L, time], key) -> Reconstruction`.
+      apply: `(plan, observed [batch, L, time], key) -> Reconstruction`; `key` is one key, or
+        `[batch]` keys, one a window; None for a method that draws nothing.
       window: samples per call, or None for any length.
       context: samples on either side that an output sample depends on.
     """

@@ -50,6 +50,8 @@ def _fitted(
             "filters": jnp.zeros((taps, targets, inputs)),
             "mean": jnp.zeros((targets,)),
             "std": jnp.full((targets,), jnp.inf),
+            "penalty": jnp.full((), jnp.nan),
+            "rank": jnp.zeros((), jnp.int32),
         }
 
     def solve(params, sums, geometry: Geometry):

@@ -1,0 +1,20 @@
+"""The number to beat: lagged ridge, 16 -> 64 channels, one subject of EEGMMIDB.
+
+eegsr train --config=configs/lagged_ridge_eegbci.py --workdir=runs/s001 --set root=FOLDER
+
+Expected, S001, trained on runs 3-10 and tested on runs 11-14: missing NMSE 0.0331.
+"""
+
+from eegsr_jax.data.preprocessing import PREPROCESSING
+from eegsr_jax.training.run import Experiment
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        dataset="eegbci",
+        subjects=("1",),
+        runs=("3", "4", "5", "6", "7", "8", "9", "10"),
+        preprocessing=PREPROCESSING["dibima"],
+        layout="case2_4x",
+        method="lagged_ridge(lags=6)",
+    )
