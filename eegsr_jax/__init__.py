@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from eegsr_jax import errors as errors
     from eegsr_jax import geometry as geometry
     from eegsr_jax import methods as methods
+    from eegsr_jax.data.recording import from_array as from_array
     from eegsr_jax.data.recording import read as read
+    from eegsr_jax.reconstruct import reconstruct_raw as reconstruct_raw
+    from eegsr_jax.training.run import load as load
 
 __version__ = "0.1.0"
 
@@ -22,7 +25,10 @@ _PUBLIC = {
     "errors": ("eegsr_jax.errors", None),
     "geometry": ("eegsr_jax.geometry", None),
     "methods": ("eegsr_jax.methods", None),
+    "from_array": ("eegsr_jax.data.recording", "from_array"),
     "read": ("eegsr_jax.data.recording", "read"),
+    "reconstruct_raw": ("eegsr_jax.reconstruct", "reconstruct_raw"),
+    "load": ("eegsr_jax.training.run", "load"),
 }
 
 __all__ = ["__version__", *_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]

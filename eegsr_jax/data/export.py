@@ -17,8 +17,10 @@ from eegsr_jax.geometry import standard_name
 def to_raw(recording: Recording) -> Any:
     """The recording as an `mne.io.RawArray`.
 
-    Positions become its montage, `bads` its bad channels, and unusable time annotations
-    "BAD_unusable"; reading the result gives the same recording.
+    Positions become its montage, `bads` its bad channels, unusable time annotations "BAD_unusable",
+    and breaks the two marks without length that `mne.concatenate_raws` sets: "BAD boundary", at
+    which MNE drops epochs, and "EDGE boundary", at which it divides before it filters. Reading the
+    result gives the same recording.
     """
     import mne
 
@@ -30,8 +32,13 @@ def to_raw(recording: Recording) -> Any:
     raw.info["description"] = f"{recording.source}; reference: {recording.reference}"
     edges = np.flatnonzero(np.diff(np.r_[True, recording.usable, True].astype(np.int8)))
     starts, stops = edges[::2], edges[1::2]
-    onset, duration = starts / recording.sfreq, (stops - starts) / recording.sfreq
-    raw.set_annotations(mne.Annotations(onset, duration, "BAD_unusable"), verbose="ERROR")
+    marks = mne.Annotations(
+        starts / recording.sfreq, (stops - starts) / recording.sfreq, "BAD_unusable"
+    )
+    for text in ("BAD boundary", "EDGE boundary"):
+        onset = np.array(recording.breaks) / recording.sfreq
+        marks += mne.Annotations(onset, np.zeros_like(onset), text)
+    raw.set_annotations(marks, verbose="ERROR")
     return raw
 
 

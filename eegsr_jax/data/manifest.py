@@ -1,7 +1,7 @@
 """What a store keeps on disk: `manifest.json`, data files, and how both appear in one piece.
 
 ```
-STORE/manifest.json            format version, preprocessing, data set and its terms, recordings
+STORE/manifest.json            format version, preprocessing, data set, options, terms, recordings
 STORE/recordings/<key>.npy     [time, channel] float32 volts
 ```
 
@@ -31,16 +31,17 @@ from eegsr_jax.data.preprocessing import Preprocessing
 from eegsr_jax.errors import ChannelError, DatasetError
 
 FORMAT = "eegsr_jax store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRecording:
     """What the manifest says about one recording; fields as in `Recording` and `Entry`.
 
-    `usable` holds the stretches of usable samples, `[start, stop)`. `sha256` is that of the data
-    file, `source_sha256` that of the file it was made from (None when there is none), and `source`
-    that file's bare name.
+    `usable` holds the stretches `[start, stop)` of usable samples that follow one another without a
+    break; after a break a new one begins, even where none is lost between them. `sha256` is that of
+    the data file, `source_sha256` that of the file it was made from (None when there is none), and
+    `source` that file's bare name.
     """
 
     key: str
@@ -85,6 +86,7 @@ class Manifest:
     """The content of `manifest.json`; `complete` is False while recordings are still to come."""
 
     dataset: str
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
     licence: str
     citation: str
     preprocessing: Preprocessing
@@ -108,6 +110,7 @@ def write_manifest(store: Path, manifest: Manifest) -> None:
         "package_version": __version__,
         "complete": manifest.complete,
         "dataset": manifest.dataset,
+        "options": manifest.options,
         "licence": manifest.licence,
         "citation": manifest.citation,
         "preprocessing": json.loads(to_json(manifest.preprocessing)),
@@ -156,6 +159,7 @@ def read_manifest(store: Path) -> Manifest:
     try:
         return Manifest(
             dataset=content["dataset"],
+            options=dict(content["options"]),
             licence=content["licence"],
             citation=content["citation"],
             preprocessing=from_json(Preprocessing, json.dumps(content["preprocessing"])),

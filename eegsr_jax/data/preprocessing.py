@@ -61,58 +61,62 @@ def apply(recording: Recording, preprocessing: Preprocessing) -> Recording:
     that reading set to zero because they were not finite are bridged by straight lines first, so
     that the jump to zero does not ring into the usable signal.
 
+    Each continuous stretch between breaks is filtered and resampled by itself, as MNE does between
+    "EDGE boundary" marks and concatenated files; a stretch of n samples becomes one of n times the
+    ratio of the rates, rounded, and the breaks move to where the new stretches begin. A stretch
+    without a usable sample may be too short for the filter, and then stays as it is.
+
     Args:
       recording: `[channel, time]` volts.
       preprocessing: the steps.
 
     Returns:
-      The recording with new `data`, `sfreq`, `usable` and a sentence in `notes` for each step. An
-      output sample of the resampling is usable when all samples around it are.
+      The recording with new `data`, `sfreq`, `usable`, `breaks` and a sentence in `notes` for each
+      step. An output sample of the resampling is usable when all samples around it are.
 
     Raises:
-      RecordingError: when a frequency lies at or above half the sampling rate, or the recording is
-        shorter than the filter.
+      RecordingError: when a frequency lies at or above half the sampling rate, or a continuous
+        stretch with usable samples is shorter than the filter.
     """
-    steps = _describe(recording, preprocessing)
-    if not steps:
+    p, sfreq = preprocessing, recording.sfreq
+    steps = _filters(p)
+    rate = sfreq if p.resample is None else float(p.resample)
+    if not steps and rate == sfreq:
         return recording
-    _check_nyquist(recording, preprocessing)
+    _check_nyquist(recording, p)
     import mne
 
-    p, sfreq, usable = preprocessing, recording.sfreq, recording.usable
-    data, bridged = _bridge(recording.data.astype(np.float64), usable)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*longer than the signal")
-            if p.notch:
-                notch = np.array(p.notch)
-                data = mne.filter.notch_filter(data, sfreq, notch, copy=False, verbose="warning")
-            if p.l_freq is not None or p.h_freq is not None:
-                data = mne.filter.filter_data(
-                    data, sfreq, p.l_freq, p.h_freq, copy=False, verbose="warning"
-                )
-    except RuntimeWarning as warning:
-        raise RecordingError(
-            f"{recording.source}: {data.shape[1]} samples ({data.shape[1] / sfreq:.2f} s at "
-            f"{sfreq:g} Hz) are too few for {' and '.join(steps)} (MNE: {warning}); give a longer "
-            "recording, or leave the filter out (preprocessing 'none')"
-        ) from None
-    if p.resample is not None and p.resample != sfreq:
-        data = mne.filter.resample(data, up=p.resample, down=sfreq, npad="auto", verbose="warning")
-        usable = _resample_usable(usable, data.shape[1], sfreq / p.resample)
-        sfreq = float(p.resample)
+    pieces, usable, bridged = [], [], 0
+    for start, stop in recording.stretches:
+        ok = recording.usable[start:stop]
+        piece, filled = _bridge(recording.data[:, start:stop].astype(np.float64), ok)
+        bridged += filled
+        try:
+            piece = _filter(piece, sfreq, p)
+        except RuntimeWarning as warning:
+            if ok.any():
+                raise _too_short(recording, start, stop, steps, warning) from None
+        if rate != sfreq:
+            piece = mne.filter.resample(piece, up=rate, down=sfreq, npad="auto", verbose="warning")
+            ok = _resample_usable(ok, piece.shape[1], sfreq / rate)
+        pieces.append(piece.astype(np.float32))
+        usable.append(ok)
+    if rate != sfreq:
+        steps.append(f"resampled from {sfreq:g} to {rate:g} Hz")
     if bridged:
         steps.append(f"{bridged} zero-filled values bridged by straight lines before filtering")
     return replace(
         recording,
-        data=np.ascontiguousarray(data, np.float32),
-        sfreq=sfreq,
-        usable=usable,
+        data=np.concatenate(pieces, axis=1),
+        sfreq=rate,
+        usable=np.concatenate(usable),
+        breaks=tuple(np.cumsum([len(ok) for ok in usable[:-1]], dtype=int).tolist()),
         notes=(*recording.notes, *steps),
     )
 
 
-def _describe(recording: Recording, p: Preprocessing) -> list[str]:
+def _filters(p: Preprocessing) -> list[str]:
+    """A sentence for each filter."""
     steps = [f"notch filter at {f:g} Hz" for f in p.notch]
     if p.l_freq is not None and p.h_freq is not None:
         steps.append(f"band-pass filter {p.l_freq:g}-{p.h_freq:g} Hz")
@@ -120,9 +124,42 @@ def _describe(recording: Recording, p: Preprocessing) -> list[str]:
         steps.append(f"high-pass filter {p.l_freq:g} Hz")
     elif p.h_freq is not None:
         steps.append(f"low-pass filter {p.h_freq:g} Hz")
-    if p.resample is not None and p.resample != recording.sfreq:
-        steps.append(f"resampled from {recording.sfreq:g} to {p.resample:g} Hz")
     return steps
+
+
+def _filter(data: np.ndarray, sfreq: float, p: Preprocessing) -> np.ndarray:
+    """Filters `data` `[channel, time]` float64 through MNE; may work in place.
+
+    Raises:
+      RuntimeWarning: the filter is longer than the data, of which MNE only warns.
+    """
+    import mne
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*longer than the signal")
+        if p.notch:
+            notch = np.array(p.notch)
+            data = mne.filter.notch_filter(data, sfreq, notch, copy=False, verbose="warning")
+        if p.l_freq is not None or p.h_freq is not None:
+            data = mne.filter.filter_data(
+                data, sfreq, p.l_freq, p.h_freq, copy=False, verbose="warning"
+            )
+    return data
+
+
+def _too_short(
+    recording: Recording, start: int, stop: int, steps: list[str], warning: RuntimeWarning
+) -> RecordingError:
+    sfreq, samples = recording.sfreq, stop - start
+    where, mend = recording.source, "give a longer recording"
+    if recording.breaks:
+        where += f": the continuous stretch at {start / sfreq:.2f} s"
+        mend = "mark it BAD_ in the source"
+    return RecordingError(
+        f"{where}: {samples} samples ({samples / sfreq:.2f} s at {sfreq:g} Hz) are too few for "
+        f"{' and '.join(steps)} (MNE: {warning}); {mend}, or leave the filter out (preprocessing "
+        "'none')"
+    )
 
 
 def _check_nyquist(recording: Recording, p: Preprocessing) -> None:

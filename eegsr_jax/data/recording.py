@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,15 +20,17 @@ OnBad = Literal["mark", "raise"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """One continuous EEG recording, checked.
+    """One EEG recording, checked.
 
     Attributes:
       data: `[channel, time]` float32, volts; finite.
       sfreq: sampling rate, Hz.
       names: channel names in the order of `data`, standard 10-05 spelling where they have one.
       positions: `[channel, 3]` metres, MNE head frame; finite.
-      usable: `[time]` bool; False where a `BAD_` annotation or a non-finite sample stands, and on
-        the last sample before a join (of epochs, or a boundary mark).
+      usable: `[time]` bool; False where a `BAD_` annotation or a non-finite sample stands.
+      breaks: samples, ascending, at which a new continuous stretch begins (another epoch, or what
+        follows a boundary mark). Nothing is lost there, but the sample before is no neighbour in
+        time: windows and filters stay on one side.
       bads: channels marked bad, in their place in `data` (they are never a target or an input).
       reference: "native", "average" (over the observed channels) or the reference channel's name.
       subject, session, run: strings, for splits.
@@ -41,6 +44,7 @@ class Recording:
     names: tuple[str, ...]
     positions: np.ndarray
     usable: np.ndarray
+    breaks: tuple[int, ...] = ()
     bads: tuple[str, ...] = ()
     reference: str = "native"
     subject: str = "unknown"
@@ -49,6 +53,11 @@ class Recording:
     source: str = "array"
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+
+    @property
+    def stretches(self) -> tuple[tuple[int, int], ...]:
+        """The continuous stretches between the breaks, first and last + 1 sample of each."""
+        return tuple(itertools.pairwise((0, *self.breaks, self.data.shape[1])))
 
 
 def read(
@@ -70,8 +79,7 @@ def read(
     Args:
       source: a file of any format that MNE reads (EEGLAB and FIF epochs too), a file or `BIDSPath`
         of a BIDS data set (extra `bids`), or an MNE Raw, Epochs or Evoked (never changed). Epochs
-        follow one another; the last sample of each is not usable, so that no window straddles
-        a join.
+        follow one another, with a break before each but the first.
       montage: positions for all channels, anything `geometry.montage` takes; it wins over those
         in the file. None takes the file's, then the standard 10-05 template's by name.
       reference: see `rereference`; "average" is over all good channels.
@@ -100,13 +108,14 @@ def read(
         chosen = select(labels, kinds, found, montage, channels)
         with sources.reading(notes):
             data = sources.samples(inst, chosen.index)
-            usable = sources.usable(inst)
+            usable, breaks = sources.usable(inst), sources.breaks(inst)
         named = sources.entities(source)
         return _checked(
             data,
             float(inst.info["sfreq"]),
             chosen,
             usable=usable,
+            breaks=breaks,
             bad=_bad(chosen, labels, inst.info["bads"], bads),
             reference=reference,
             unit=unit,
@@ -129,6 +138,7 @@ def from_array(
     unit: str = "V",
     montage: Any = None,
     reference: str = "native",
+    breaks: Sequence[int] = (),
     bads: Sequence[str] = (),
     subject: str = "unknown",
     session: str = "1",
@@ -147,6 +157,7 @@ def from_array(
       unit: "V", "mV", "uV" or "nV".
       montage: as in `read`, and it wins over `positions`.
       reference: as in `read`.
+      breaks: samples, ascending, at which a new continuous stretch begins; see `Recording`.
       bads: names of bad channels.
       subject: name for splits.
       session: name for splits.
@@ -156,7 +167,8 @@ def from_array(
       nan: as in `read`.
 
     Raises:
-      RecordingError: not two-dimensional, no samples, a sampling rate that is none, or no volts.
+      RecordingError: not two-dimensional, no samples, a sampling rate that is none, breaks that do
+        not fit, or no volts.
       ChannelError: names or positions that do not match the data, and all that `read` refuses.
     """
     with sources.naming(source):
@@ -171,6 +183,12 @@ def from_array(
             raise ChannelError(f"{len(names)} names for {len(data)} channels of data{mend}")
         if not (np.isfinite(sfreq) and sfreq > 0):
             raise RecordingError(f"sampling rate is {sfreq}; expected a positive number of Hz")
+        ends = np.array([0, *breaks, max(data.shape[1], 1)])
+        if not np.issubdtype(ends.dtype, np.integer) or np.any(np.diff(ends) < 1):
+            raise RecordingError(
+                f"breaks are {list(breaks)}; expected whole numbers that ascend from 1 to "
+                f"{data.shape[1] - 1}"
+            )
         found = np.full((len(names), 3), np.nan) if positions is None else np.asarray(positions)
         if found.shape != (len(names), 3):
             raise ChannelError(f"positions have shape {found.shape}; expected ({len(names)}, 3)")
@@ -180,6 +198,7 @@ def from_array(
             float(sfreq),
             chosen,
             usable=np.ones(data.shape[1], bool),
+            breaks=tuple(ends[1:-1].tolist()),
             bad=_bad(chosen, names, (), bads),
             reference=reference,
             unit=unit,
@@ -280,6 +299,7 @@ def _checked(
     chosen: Selection,
     *,
     usable: np.ndarray,
+    breaks: tuple[int, ...],
     bad: np.ndarray,
     reference: str,
     unit: str,
@@ -299,7 +319,7 @@ def _checked(
     if bad.any():
         notes.append(f"marked bad in the source or by the caller: {_which(chosen.names, bad)}")
     if not usable.all():
-        notes.append(f"{np.sum(~usable) / sfreq:.3g} s marked bad or at a join")
+        notes.append(f"{np.sum(~usable) / sfreq:.3g} s marked bad")
     notes += quality.to_volts(data, unit)
     notes += quality.fill_non_finite(data, usable, bad, chosen.names, sfreq, refuse=nan == "raise")
     if not usable.any():
@@ -317,6 +337,7 @@ def _checked(
         names=chosen.names,
         positions=chosen.positions,
         usable=usable,
+        breaks=breaks,
         bads=tuple(n for n, b in zip(chosen.names, bad, strict=True) if b),
         source=source,
         notes=tuple(notes),

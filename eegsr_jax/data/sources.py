@@ -161,29 +161,32 @@ def continuous(inst: Any, picks: Any) -> np.ndarray:
 
 
 def usable(inst: Any) -> np.ndarray:
-    """`[time]` bool: False under `BAD_` annotations and on the last sample before every join.
+    """`[time]` bool: False under `BAD_` annotations."""
+    blocks = _marks(inst)
+    out = np.ones((len(blocks), len(inst.times)), bool)
+    for row, marks in zip(out, blocks, strict=True):
+        for onset, duration, text in marks:
+            if text.startswith("BAD") and text not in _JOINS:
+                first = int(round(onset))
+                length = int(round(onset + np.nan_to_num(duration))) - first
+                last = first + max(length, 1)  # a mark without length is one sample
+                row[max(first, 0) : max(last, 0)] = False
+    return out.reshape(-1)
 
-    Joins are the borders of epochs and the "boundary" marks of MNE, EEGLAB and BrainVision. One
-    unusable sample keeps a window of usable samples from straddling one.
+
+def breaks(inst: Any) -> tuple[int, ...]:
+    """Samples at which a new continuous stretch begins, ascending.
+
+    They are the borders of epochs and the "boundary" marks of MNE, EEGLAB and BrainVision.
     """
-    import mne
-
-    if isinstance(inst, mne.Evoked):
-        return np.ones(len(inst.times), bool)
-    sfreq = inst.info["sfreq"]
-    if isinstance(inst, mne.BaseEpochs):
-        length = len(inst.times)
-        out = np.ones((len(inst), length), bool)
-        for row, marks in zip(out, inst.get_annotations_per_epoch(), strict=True):
-            for onset, duration, text, *_ in marks:
-                _mark(row, (onset - inst.tmin) * sfreq, duration * sfreq, text)
-        out[:-1, -1] = False
-        return out.reshape(-1)
-    out = np.ones(inst.n_times, bool)
-    for mark in inst.annotations:
-        onset = mark["onset"] - inst.first_time  # MNE counts from the start of the acquisition
-        _mark(out, onset * sfreq, mark["duration"] * sfreq, mark["description"])
-    return out
+    blocks, length = _marks(inst), len(inst.times)
+    found = set(range(length, len(blocks) * length, length))
+    for number, marks in enumerate(blocks):
+        for onset, _, text in marks:
+            first = int(np.floor(onset + 0.5 + 1e-6))  # EEGLAB's marks lie between two samples
+            if text in _JOINS and 0 < first < length:
+                found.add(number * length + first)
+    return tuple(sorted(found))
 
 
 def unapplied(projector: Any) -> bool:
@@ -196,6 +199,8 @@ def remarks(inst: Any) -> list[str]:
     import mne
 
     notes = []
+    if isinstance(inst, mne.io.BaseRaw) and (joins := len(breaks(inst))):
+        notes.append(f"{joins + 1} continuous stretches, with a boundary mark before each new one")
     if any(map(unapplied, inst.info["projs"])):
         notes.append("a projector for EEG that is not applied in the source was not applied")
     if isinstance(inst, mne.BaseEpochs):
@@ -206,14 +211,23 @@ def remarks(inst: Any) -> list[str]:
     return notes
 
 
-def _mark(ok: np.ndarray, onset: float, duration: float, text: str) -> None:
-    first = int(round(onset))
-    text = text.upper().removeprefix("COMMENT/")  # BrainVision puts the kind of mark in front
-    if text in _JOINS:
-        last, first = first, first - 1
-    elif text.startswith("BAD"):
-        length = int(round(onset + np.nan_to_num(duration))) - first
-        last = first + max(length, 1)  # a mark without length is one sample
+def _marks(inst: Any) -> list[list[tuple[float, float, str]]]:
+    """Annotations of the whole, or of each epoch: onset and duration in samples, text."""
+    import mne
+
+    if isinstance(inst, mne.Evoked):
+        return [[]]
+    if isinstance(inst, mne.BaseEpochs):
+        start, blocks = inst.tmin, inst.get_annotations_per_epoch()
     else:
-        return
-    ok[max(first, 0) : max(last, 0)] = False
+        start = inst.first_time  # MNE counts from the start of the acquisition
+        blocks = [[(a["onset"], a["duration"], a["description"]) for a in inst.annotations]]
+    sfreq = inst.info["sfreq"]
+    return [
+        # BrainVision puts the kind of mark in front.
+        [
+            ((a - start) * sfreq, d * sfreq, text.upper().removeprefix("COMMENT/"))
+            for a, d, text, *_ in marks
+        ]
+        for marks in blocks
+    ]

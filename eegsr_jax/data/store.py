@@ -11,11 +11,14 @@ import difflib
 import functools
 import glob
 import hashlib
+import json
+import reprlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +35,7 @@ from eegsr_jax.data.manifest import (
     write_manifest,
 )
 from eegsr_jax.data.preprocessing import Preprocessing, apply
+from eegsr_jax.data.recording import Recording
 from eegsr_jax.errors import DatasetError, EEGSRError, RecordingError
 
 
@@ -166,21 +170,23 @@ def prepare(
       progress: show a progress bar when standard error is a terminal.
 
     Raises:
-      DatasetError: `out` holds something else, or a store with other settings; two recordings have
-        the same key; or writing failed (disk full).
+      DatasetError: `out` holds something else, or a store with other options or preprocessing; two
+        recordings have the same key; or writing failed (disk full).
       EEGSRError: a recording cannot be read or filtered.
     """
     from tqdm import tqdm
 
     out, entries = Path(out), dataset.entries
     _check_entries(dataset)
-    done = _already_done(dataset, out, preprocessing)
+    options = _as_json(dataset)
+    done = _already_done(dataset, options, out, preprocessing)
     source_sha256 = functools.cache(_source_sha256)  # many recordings may share one file
 
     def write_done() -> None:
         recordings = tuple(done[e.key] for e in entries if e.key in done)
         manifest = Manifest(
             dataset=dataset.name,
+            options=options,
             licence=dataset.licence,
             citation=dataset.citation,
             preprocessing=preprocessing,
@@ -224,8 +230,18 @@ def _check_entries(dataset: Dataset) -> None:
         seen[entry.key] = entry
 
 
+def _as_json(dataset: Dataset) -> dict[str, Any]:
+    """The options as they come back from a manifest."""
+    try:
+        return json.loads(json.dumps(dataset.options, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{dataset.name}: options cannot be kept as JSON ({error}); give plain values"
+        ) from None
+
+
 def _already_done(
-    dataset: Dataset, out: Path, preprocessing: Preprocessing
+    dataset: Dataset, options: dict[str, Any], out: Path, preprocessing: Preprocessing
 ) -> dict[str, StoredRecording]:
     """What an earlier call has finished, by key; refuses a folder that is not this store."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -235,6 +251,13 @@ def _already_done(
         raise DatasetError(
             f"{out} holds the data set {old.dataset!r}, not {dataset.name!r}; choose another folder"
         )
+    for name in sorted(old.options.keys() | options.keys()):
+        was, now = old.options.get(name), options.get(name)
+        if was != now:
+            raise DatasetError(
+                f"{out} was prepared with the option {name}={reprlib.repr(was)}, not "
+                f"{reprlib.repr(now)}; choose another folder, or delete this one"
+            )
     if old.preprocessing != preprocessing:
         raise DatasetError(
             f"{out} was prepared with {old.preprocessing}, not {preprocessing}; choose another "
@@ -274,7 +297,7 @@ def _process(
         names=tuple(recording.names),
         positions=np.asarray(recording.positions, np.float64),
         bads=tuple(recording.bads),
-        usable=_stretches(recording.usable),
+        usable=_usable_stretches(recording),
         reference=recording.reference,
         source=Path(recording.source).name,
         source_sha256=source_sha256,
@@ -284,9 +307,14 @@ def _process(
     return description, recording.data.T
 
 
-def _stretches(usable: np.ndarray) -> tuple[tuple[int, int], ...]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], usable, [False]]).astype(np.int8)))
-    return tuple((int(start), int(stop)) for start, stop in edges.reshape(-1, 2))
+def _usable_stretches(recording: Recording) -> tuple[tuple[int, int], ...]:
+    """Where usable samples follow one another without a break, `[start, stop)`."""
+    found = []
+    for start, stop in recording.stretches:
+        usable = np.concatenate([[False], recording.usable[start:stop], [False]])
+        edges = start + np.flatnonzero(np.diff(usable.astype(np.int8)))
+        found += [(first, last) for first, last in edges.reshape(-1, 2).tolist()]
+    return tuple(found)
 
 
 def _is_whole(store: Path, recording: StoredRecording) -> bool:

@@ -14,12 +14,13 @@ from eegsr_jax import layouts as ly
 from eegsr_jax.data.pipeline import pipeline
 from eegsr_jax.data.segments import Segment
 from eegsr_jax.data.store import Store
-from eegsr_jax.errors import ChannelError, SplitError
+from eegsr_jax.errors import ChannelError, ConfigError, SplitError
 from eegsr_jax.evaluation.folds import Fold, Protocol
 from eegsr_jax.evaluation.metrics import Scores, floors
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import moments as mo
 from eegsr_jax.methods.base import Method
+from eegsr_jax.methods.gaussian import POPULATION_DATASET
 from eegsr_jax.training.loop import accumulate, initial, jitted, nameless, solve
 from eegsr_jax.training.windows import layout_geometry, shared_channels, training_windows
 from eegsr_jax.typing import PyTree
@@ -64,6 +65,7 @@ def compare(
     """
     rows, stretch, last_pass = [], None, _Pass()
     for fold in folds:
+        _refuse_known_subjects(fold.store, methods)
         data = _Data(fold, protocol, batch_size)
         for reference in references:
             for spec in layouts:
@@ -94,6 +96,15 @@ def compare(
                     stretch = _stretch(pictures, view, fold, spec)
     assert stretch is not None
     return rows, stretch
+
+
+def _refuse_known_subjects(store: Store, methods: Mapping[str, Method]) -> None:
+    named = [label for label, method in methods.items() if method.name == "population"]
+    if named and store.dataset == POPULATION_DATASET:
+        raise ConfigError(
+            f"method {named[0]} has seen subjects of {store.dataset}: its scores there would leak; "
+            "use gaussian, which learns its prior from the training part"
+        )
 
 
 class _Data:

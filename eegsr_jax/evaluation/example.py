@@ -70,28 +70,26 @@ class Example:
 
     @functools.cached_property
     def head(self) -> np.ndarray:
-        """`[M, 2]` electrodes seen from above, nose up: the equator of the head has radius 1.
+        """`[M, 2]` electrodes seen from above, nose up; the equator of the head sphere is at 1.
 
-        The distance from the vertex is drawn true to scale (azimuthal equidistant), from the centre
-        of the fitted head sphere, as MNE does.
+        MNE's projection: the angle from the vertex is drawn true to scale (azimuthal equidistant),
+        times the electrode's distance from the centre of the sphere.
         """
-        x, y, z = self._directions.T
+        centre, radius = fit_sphere(self.positions)
+        x, y, z = (np.asarray(self.positions, float) - centre).T / radius
         across = np.hypot(x, y)
-        angle = np.arctan2(across, z) / (np.pi / 2)
-        return np.c_[x, y] * (angle / np.maximum(across, 1e-12))[:, None]
+        reach = np.arctan2(across, z) / (np.pi / 2) * np.hypot(across, z)
+        return np.c_[x, y] * (reach / np.maximum(across, 1e-12))[:, None]
 
     @functools.cached_property
     def nearest_angle(self) -> np.ndarray:
         """`[M]` degrees from each channel to the nearest given one; nan when none is shown."""
         if self.missing.all():
             return np.full(len(self.names), np.nan)
-        cosine = self._directions @ self._directions[~self.missing].T
-        return np.degrees(np.arccos(np.clip(cosine.max(1), -1, 1)))
-
-    @functools.cached_property
-    def _directions(self) -> np.ndarray:
         offset = np.asarray(self.positions, float) - fit_sphere(self.positions)[0]
-        return offset / np.linalg.norm(offset, axis=1, keepdims=True)
+        direction = offset / np.linalg.norm(offset, axis=1, keepdims=True)
+        cosine = direction @ direction[~self.missing].T
+        return np.degrees(np.arccos(np.clip(cosine.max(1), -1, 1)))
 
     @functools.cached_property
     def scores(self) -> dict[str, Scores]:

@@ -30,10 +30,11 @@ COLOURS = {
     "minimum_norm": "#CC79A7",
     "inverse_distance": "#999999",
     "nearest": "#C8B900",
+    "population": "#661100",
     "emag": "#882255",
     "srgdiff": "#332288",
 }
-_OTHERS = ("#44AA99", "#AA4499", "#117733", "#661100")
+_OTHERS = ("#44AA99", "#AA4499", "#117733", "#6699CC")
 _BAND_NAMES = {"gamma": "low gamma"}
 _SECONDS = 3.0  # of a trace, so that single waves can be seen
 
@@ -51,7 +52,7 @@ def figure(width: float, height: float) -> Iterator[Figure]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "font.family": "DejaVu Sans",  # ships with matplotlib: the same everywhere
         "font.size": 9,
         "axes.titlesize": 10,
@@ -191,7 +192,10 @@ def _psd(data: np.ndarray, sfreq: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _frame_spectrum(ax: Axes, top: float) -> None:
     ax.set_xlim(0.5, top)
-    seen = [y[(x >= 0.5) & (x <= top) & (y > 0)] for x, y in (line.get_data() for line in ax.lines)]
+    seen = []
+    for line in ax.lines:
+        x, y = np.asarray(line.get_xydata()).T
+        seen.append(y[(x >= 0.5) & (x <= top) & (y > 0)])
     values = np.concatenate(seen)
     if len(values):
         ax.set_ylim(values.min() / 1.5, values.max() * 2)
@@ -246,6 +250,7 @@ def reliability(example: Example, methods: Sequence[str]) -> Figure:
 
 
 def _draw_dots(ax: Axes, example: Example, nmse: np.ndarray, low: float, high: float) -> Any:
+    from matplotlib import colormaps
     from matplotlib.colors import LogNorm
 
     place, missing = example.head, example.missing
@@ -254,10 +259,11 @@ def _draw_dots(ax: Axes, example: Example, nmse: np.ndarray, low: float, high: f
     size = np.clip(9000 / len(place), 20, 190)
     dots = ax.scatter(
         *place[missing].T,
-        c=np.where(np.isfinite(nmse), nmse, np.nan)[missing],
+        c=nmse[missing],
+        plotnonfinite=True,
         s=size,
         norm=LogNorm(low, high),  # colours end at low and high, values do not
-        cmap="cividis_r",
+        cmap=colormaps["cividis_r"].with_extremes(bad="w"),
         edgecolor="0.3",
         lw=0.5,
         zorder=2,
@@ -266,7 +272,8 @@ def _draw_dots(ax: Axes, example: Example, nmse: np.ndarray, low: float, high: f
         for i in np.flatnonzero(missing):
             dark = np.isfinite(nmse[i]) and nmse[i] > low**0.6 * high**0.4
             ax.text(
-                *place[i],
+                place[i, 0],
+                place[i, 1],
                 _short(example.names[i]),
                 ha="center",
                 va="center",
@@ -304,6 +311,7 @@ def _promise(ax: Axes, example: Example, methods: Sequence[str]) -> None:
         ax.legend(loc="upper left", handletextpad=0.1)
     else:
         ax.text(0.5, 0.5, "no error bars", ha="center", transform=ax.transAxes)
+        ax.set(xticks=[], yticks=[])
     ax.set_xlabel("NMSE expected from the error bars")
     ax.set_ylabel("NMSE on this stretch")
     ax.set_title("each dot a missing channel")

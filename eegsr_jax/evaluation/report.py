@@ -6,8 +6,6 @@ absolute path of the machine it was made on.
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eegsr_jax.data.writing import staged
-from eegsr_jax.evaluation import figures, tables
+from eegsr_jax.evaluation import figures, page, tables
 from eegsr_jax.evaluation.example import Example
 from eegsr_jax.evaluation.metrics import BANDS, NOMINAL
 from eegsr_jax.evaluation.results import number
@@ -28,17 +26,8 @@ __all__ = ["Example", "save_pictures", "write_report"]
 
 Rows = Sequence[Mapping[str, Any]]
 
-LIMITS = (
-    "For research only, not for diagnosis. Reconstructed channels are estimates from the given "
-    "electrodes: they hold no information that those do not hold. Scores are of missing channels "
-    "unless they say all; all-channel scores flatter, since given channels count as reconstructed. "
-    "Error bars hold for data like those that the method was fitted on."
-)
 _PEAKS = 3
-_PATH = re.compile(
-    r"(?:https?|ftp)://\S+|(?P<path>(?<![\w.~-])(?:[A-Za-z]:)?(?:[\\/]+[\w.+@=~-]+)+)"
-)
-_LONG = 200  # characters of a header entry that are shown without a click
+_VOLTS, _SIGMA = "RdBu_r", "viridis"  # colours that the colour-blind can tell
 
 
 def write_report(
@@ -69,15 +58,15 @@ def write_report(
     path = Path(path)
     with staged(path.parent, [path.name], overwrite) as folder, mne.use_log_level("ERROR"):
         made = mne.Report(
-            title=f"EEG super-resolution: {_bare(example.title)}",
+            title=f"EEG super-resolution: {page.without_paths(example.title)}",
             image_format="png",
             img_max_width=None,
             img_max_res=None,
         )
-        made.add_html(_summary(header, rows, example, notes), title="Summary")
+        made.add_html(page.summary(header, rows, example, notes), title="Summary")
         for title, caption, draw in _pictures(rows, example):
             made.add_figure(draw(), title=title, caption=caption)
-        made.add_html(_channel_table(rows, example), title="Channels")
+        made.add_html(page.channel_table(example, _shown(rows, example)), title="Channels")
         made.save(folder / path.name, open_browser=False)
 
 
@@ -144,13 +133,11 @@ def _pictures(rows: Rows, example: Example) -> list[tuple[str, str, Callable[[],
             + ("Right: signal to error in each band; longer is better." if bands else ""),
             lambda: figures.spectra(example, bands, source),
         ),
-        (
-            "Reliability on the head",
-            "How far to trust each electrode. "
-            + ("On the diagonal, error bars promise what they keep." if scored else ""),
-            lambda: figures.reliability(example, shown),
-        ),
     ]
+    if any(np.isfinite(example.quality(m)[example.missing]).any() for m in shown):
+        text = "How far to trust each electrode. "
+        text += "On the diagonal, error bars keep what they promise." if scored else ""
+        out.append(("Reliability on the head", text, lambda: figures.reliability(example, shown)))
     if covered:
         text = "Above the diagonal error bars are too wide, below too narrow."
         out.append(("Coverage", text, lambda: figures.coverage(covered, source)))
@@ -193,13 +180,17 @@ def topomaps(example: Example, methods: Sequence[str]) -> Figure:
         _field_power(made.add_subplot(grid[0, :-1]), example, samples)
         for row, sample in enumerate(samples, 1):
             seen = [np.asarray(example.mean[m][:, sample]) for m in methods]
-            seen += [example.truth[:, sample]] if scored else []
+            seen += [] if example.truth is None else [example.truth[:, sample]]
             limit, beyond = _limit(1e6 * np.abs(seen))
             for column, (method, kind) in enumerate(columns):
                 ax = made.add_subplot(grid[row, column])
                 values = _values(example, method, kind, sample)
-                vlim = (0, widest) if kind == "σ" else (-limit, limit)
-                image = _map(ax, example, values, vlim, "viridis" if kind == "σ" else "RdBu_r")
+                if not np.isfinite(values).all():
+                    _say(ax, "no\nerror\nbars")
+                elif kind == "σ":
+                    _map(ax, example, values, (0, widest), _SIGMA)
+                else:
+                    _map(ax, example, values, (-limit, limit), _VOLTS)
                 if row == 1:
                     ax.set_title(f"{method}\n{kind}" if kind == "estimate" else f"\n{kind}")
                 if column == 0:
@@ -207,22 +198,32 @@ def topomaps(example: Example, methods: Sequence[str]) -> Figure:
                         -0.08, 0.5, f"{sample / example.sfreq:.2f} s", rotation=90, va="center",
                         ha="right", transform=ax.transAxes,
                     )  # fmt: skip
-                if kind == "estimate":
-                    voltage = image
-                elif kind == "σ" and image is not None:
-                    error_bar = image
             cax = made.add_subplot(grid[row, -1])
-            made.colorbar(voltage, cax=cax, label="µV", extend="both" if beyond else "neither")
+            _colour_bar(cax, (-limit, limit), _VOLTS, "both" if beyond else "neither")
         if len(finite):
-            under = grid[-1, len(columns) - 2 : len(columns)]
-            made.colorbar(
-                error_bar,
-                cax=made.add_subplot(under),
-                orientation="horizontal",
-                label="σ, µV",
-                extend="max" if beyond_widest else "neither",
-            )
+            cax = made.add_subplot(grid[-1, len(columns) - 2 : len(columns)])
+            _colour_bar(cax, (0, widest), _SIGMA, "max" if beyond_widest else "neither")
         return made
+
+
+def _colour_bar(cax: Axes, vlim: tuple[float, float], cmap: str, extend: str) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    scale = ScalarMappable(Normalize(*vlim), cmap)
+    flat = cmap == _SIGMA
+    cax.figure.colorbar(
+        scale,
+        cax=cax,
+        orientation="horizontal" if flat else "vertical",
+        label="σ, µV" if flat else "µV",
+        extend=extend,
+    )
+
+
+def _say(ax: Axes, text: str) -> None:
+    ax.axis("off")
+    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes)
 
 
 def _limit(sizes: np.ndarray) -> tuple[float, bool]:
@@ -235,25 +236,21 @@ def _limit(sizes: np.ndarray) -> tuple[float, bool]:
 
 def _values(example: Example, method: str, kind: str, sample: int) -> np.ndarray:
     """`[M]` microvolts of a column."""
-    if kind == "truth":
-        return 1e6 * example.truth[:, sample]
     if kind == "σ":
         return 1e6 * example.std[method][:, sample]
-    mean = 1e6 * example.mean[method][:, sample]
-    return mean if kind == "estimate" else mean - 1e6 * example.truth[:, sample]
+    if kind == "estimate" or example.truth is None:
+        return 1e6 * example.mean[method][:, sample]
+    truth = 1e6 * example.truth[:, sample]
+    return truth if kind == "truth" else 1e6 * example.mean[method][:, sample] - truth
 
 
 def _map(
     ax: Axes, example: Example, values: np.ndarray, vlim: tuple[float, float], cmap: str
-) -> Any:
+) -> None:
     """One map, with given electrodes as filled and missing ones as open dots."""
     import mne
 
-    if not np.isfinite(values).all():
-        ax.axis("off")
-        ax.text(0.5, 0.5, "no\nerror\nbars", ha="center", va="center", transform=ax.transAxes)
-        return None
-    image, _ = mne.viz.plot_topomap(
+    mne.viz.plot_topomap(
         values,
         example.head,
         sphere=(0, 0, 0, 1),  # the positions are relative to the head sphere already
@@ -271,7 +268,6 @@ def _map(
     ax.plot(*given.T, "o", ms=size, mfc="k", mec="k", mew=0.5, zorder=11)
     reach = 1.06 * max(1.15, np.abs(example.head).max())
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
-    return image
 
 
 def _field_power(ax: Axes, example: Example, samples: np.ndarray) -> None:
@@ -280,103 +276,3 @@ def _field_power(ax: Axes, example: Example, samples: np.ndarray) -> None:
     ax.plot(seconds, power, color="0.4", lw=0.8)
     ax.plot(seconds[samples], power[samples], "v", color="k", ms=5)
     ax.set(xlim=(0, seconds[-1]), xlabel="time, s", ylabel="field\npower, µV")
-
-
-# ------------------------------------------------------------------------------------------ text
-
-
-def _summary(header: Mapping[str, Any], rows: Rows, example: Example, notes: Sequence[str]) -> str:
-    missing = int(example.missing.sum())
-    parts = []
-    if rows:
-        floors = [dict(row) for row in header.get("floors", ())]
-        parts += [
-            f"<p><b>{_text(tables.reading(rows))}</b></p>",
-            tables.html_table([*floors, *rows]),
-            _paired(rows),
-            "<p>NMSE: squared error over the power of the truth, missing channels only, pooled; "
-            "lower is better, and predicting zero scores 1.</p>",
-        ]
-    parts.append(
-        f"<p>The pictures: {_text(example.title)}; {len(example.observed)} electrodes given "
-        f"({_text(', '.join(example.observed))}), {missing} reconstructed.</p>"
-    )
-    if notes:
-        parts.append(f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in notes)}</ul>")
-    parts.append(f"<p><i>{_text(LIMITS)}</i></p>")
-    entries = {k: v for k, v in header.items() if k != "floors" and v not in (None, "", [], {})}
-    if entries:
-        lines = "".join(
-            f"<dt>{_text(str(k).replace('_', ' '))}</dt><dd>{_entry(v)}</dd>"
-            for k, v in entries.items()
-        )
-        parts.append(f"<dl>{lines}</dl>")
-    return "\n".join(parts)
-
-
-def _paired(rows: Rows) -> str:
-    """Every method against the lagged ridge, where there are several subjects."""
-    methods = {row["method"] for row in rows}
-    several = any(row["n"] > 1 for row in tables.summarise(rows))
-    if not several or len(methods) < 2 or "lagged_ridge" not in methods:
-        return ""
-    return tables.html_table(tables.paired(rows, "lagged_ridge"))
-
-
-def _entry(value: Any) -> str:
-    """A header entry as HTML; a long one is folded."""
-    text = _text(_flat(value))
-    if len(text) <= _LONG:
-        return text
-    return f"<details><summary>{text[: text.rfind(' ', 0, 60)]} …</summary>{text}</details>"
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_flat(v)}" for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_flat, value))
-    return str(value)
-
-
-def _channel_table(rows: Rows, example: Example) -> str:
-    """Each missing channel with its scores by method, worst of the best method first."""
-    columns = {}
-    for method in _shown(rows, example):
-        scores = _channel_scores(example, method)
-        columns |= {f"{method}: {label}": values for label, values in scores.items()}
-    columns["nearest given, °"] = [tables.three(angle) for angle in example.nearest_angle]
-    worst = np.nan_to_num(example.quality(_shown(rows, example)[0]))
-    order = sorted(np.flatnonzero(example.missing), key=lambda i: -worst[i])
-    body = [[example.names[i], *(values[i] for values in columns.values())] for i in order]
-    return tables.html_grid("This stretch only.", ["channel", *columns], body)
-
-
-def _channel_scores(example: Example, method: str) -> dict[str, list[str]]:
-    """Cells by label, one for each channel."""
-    shown = {"expected NMSE": [_cell(v) for v in example.expected_nmse(method)]}
-    if example.truth is None:
-        return shown
-    mean, std = example.mean[method], example.std[method]
-    inside = (np.abs(mean - example.truth) <= figures.BAR_90 * std).mean(1)
-    bounded = np.isfinite(std).all(1)
-    return {
-        "NMSE": [_cell(v) for v in example.quality(method)],
-        **shown,
-        "90 % bars cover": [
-            tables.percent(v) if b else "–" for v, b in zip(inside, bounded, strict=True)
-        ],
-    }
-
-
-def _cell(value: float) -> str:
-    return tables.three(value) if np.isfinite(value) else "–"
-
-
-def _text(text: str) -> str:
-    return html.escape(_bare(text))
-
-
-def _bare(text: str) -> str:
-    """Text whose absolute paths are reduced to their last part; web addresses stay."""
-    return _PATH.sub(lambda found: re.split(r"[\\/]", found["path"] or "")[-1] or found[0], text)

@@ -47,7 +47,7 @@ __all__ = [
 # Methods in closed form; all others are trained by gradients and must beat the lagged ridge.
 _CLOSED_FORM = (
     "zero nearest inverse_distance spherical_spline minimum_norm ridge lagged_ridge reduced_rank "
-    "gaussian"
+    "gaussian population"
 ).split()
 _TRUSTED = (0.85, 0.95)  # what 90 % error bars may cover before a warning
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from eegsr_jax.errors import ConfigError
 from eegsr_jax.methods.base import Method, MomentStage, Reconstruction, reconstruct
-from eegsr_jax.methods.gaussian import gaussian
+from eegsr_jax.methods.gaussian import gaussian, population
 from eegsr_jax.methods.linear import lagged_ridge, reduced_rank, ridge
 from eegsr_jax.methods.spatial import inverse_distance, minimum_norm, nearest, spherical_spline
 
@@ -24,13 +24,18 @@ METHODS: dict[str, Callable[..., Method]] = {
     "lagged_ridge": lagged_ridge,
     "reduced_rank": reduced_rank,
     "gaussian": gaussian,
+    "population": population,
 }
+NEEDS_TRAINING = ("ridge", "lagged_ridge", "reduced_rank")
+UNTRAINED = tuple(name for name in METHODS if name not in NEEDS_TRAINING)
 
 __all__ = [
     "METHODS",
     "Method",
     "MomentStage",
+    "NEEDS_TRAINING",
     "Reconstruction",
+    "UNTRAINED",
     "make",
     "parse",
     "reconstruct",

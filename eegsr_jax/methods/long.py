@@ -20,7 +20,7 @@ def reconstruct_long(
     observed: np.ndarray,
     key: jax.Array | None = None,
     *,
-    block: int = 16384,
+    block: int = 4096,
 ) -> Iterator[Block]:
     """Reconstruct `[L, time]` block by block, in order.
 

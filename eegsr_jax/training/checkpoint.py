@@ -26,7 +26,8 @@ def load_params(path: Path, like: PyTree) -> PyTree:
     """
     from orbax.checkpoint import v1 as ocp
 
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), like)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever it was saved
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
     try:
         return ocp.load(path.absolute(), abstract)
     except Exception as error:  # orbax raises many kinds; the user needs one line with the folder

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import mne
 import numpy as np
 import pytest
 
+from eegsr_jax.data.export import to_raw
 from eegsr_jax.data.preprocessing import PREPROCESSING, Preprocessing, apply
 from eegsr_jax.data.recording import Recording
 from eegsr_jax.errors import ConfigError, RecordingError
@@ -33,9 +35,20 @@ def as_raw(recording: Recording) -> mne.io.RawArray:
     return mne.io.RawArray(recording.data.astype(np.float64), info, verbose="error")
 
 
-def by_raw(recording: Recording, p: Preprocessing) -> np.ndarray:
+def joined(parts: list[Recording]) -> Recording:
+    """One after the other; what is not data is that of the second."""
+    edges = np.cumsum([part.data.shape[1] for part in parts]).tolist()
+    return replace(
+        parts[1],
+        data=np.concatenate([part.data for part in parts], axis=1),
+        usable=np.concatenate([part.usable for part in parts]),
+        breaks=tuple(edges[:-1]),
+    )
+
+
+def by_raw(recording: Recording, p: Preprocessing, raw: mne.io.BaseRaw | None = None) -> np.ndarray:
     """What a user of MNE would do, with MNE's defaults."""
-    raw = as_raw(recording)
+    raw = as_raw(recording) if raw is None else raw
     if p.notch:
         raw.notch_filter(np.array(p.notch), fir_design="firwin", verbose="error")
     if p.l_freq is not None or p.h_freq is not None:
@@ -132,6 +145,76 @@ def test_zero_filled_gaps_do_not_ring(rng):
     assert np.abs(done.data - clean.data)[:, usable].max() < 3 * rms
     assert np.abs(by_raw(gap, Preprocessing()) - clean.data)[:, usable].max() > 100 * rms
     assert f"{3 * 300} zero-filled values" in done.notes[-1]
+
+
+@pytest.mark.parametrize(
+    "p",
+    [
+        PREPROCESSING["dibima"],
+        Preprocessing(l_freq=1.0, h_freq=None),
+        Preprocessing(**OFF, resample=100.0),
+        Preprocessing(notch=(50.0,), l_freq=1.0, h_freq=45.0, resample=250.0),
+    ],
+    ids=str,
+)
+def test_stretches_are_filtered_as_mne_does_with_concatenated_files(rng, p):
+    lengths = [1500, 1201, 1803]
+    parts = [noise(rng, seconds=n / 160) for n in lengths]
+    whole = joined(parts)
+    assert whole.breaks == (1500, 2701)
+    raw = mne.concatenate_raws([as_raw(part) for part in parts], verbose="error")
+    done = apply(whole, p)
+    np.testing.assert_array_equal(done.data, by_raw(whole, p, raw))
+    ratio = (p.resample or 160.0) / 160.0
+    edges = np.cumsum([round(n * ratio) for n in lengths])
+    assert done.breaks == tuple(edges[:-1]) and done.data.shape[1] == edges[-1]
+    assert done.stretches[1] == (edges[0], edges[1])
+    if not p.resample:  # as MNE does where the marks are all that there is
+        np.testing.assert_array_equal(done.data, by_raw(whole, p, to_raw(whole)))
+
+
+def test_nothing_of_one_stretch_reaches_another(rng):
+    """Offsets that jump at the break, and zero-filled gaps on both sides of it."""
+    parts = []
+    for offset, gap in ((0.1, slice(1400, 1600)), (-0.1, slice(0, 100))):
+        part = noise(rng, seconds=10.0)
+        part.data[:] += offset
+        part.data[:, gap] = 0.0
+        part.usable[gap] = False
+        parts.append(part)
+    p = Preprocessing(l_freq=1.0, resample=128.0)
+    done, alone = apply(joined(parts), p), [apply(part, p) for part in parts]
+    np.testing.assert_array_equal(done.data, np.concatenate([a.data for a in alone], axis=1))
+    np.testing.assert_array_equal(done.usable, np.concatenate([a.usable for a in alone]))
+    assert np.abs(done.data[:, done.usable]).max() < 1e-3
+
+
+def test_stretches_of_any_length_can_be_resampled(rng):
+    whole = joined([noise(rng, seconds=n / 160) for n in (1, 2, 3, 500, 1)])
+    for rate in (10.0, 100.0, 256.0):
+        done = apply(whole, Preprocessing(**OFF, resample=rate))
+        assert (np.diff([0, *done.breaks, done.data.shape[1]]) >= 1).all()
+        assert len(done.breaks) == 4 and done.usable.all()
+        assert np.isfinite(done.data).all()
+
+
+def test_a_stretch_shorter_than_the_filter_is_named(rng):
+    whole = joined([noise(rng), noise(rng, seconds=2.0, source="a.edf"), noise(rng)])
+    expected = r"a.edf: the continuous stretch at 20.00 s: 320 samples \(2.00 s at 160 Hz\) .*BAD_"
+    with pytest.raises(RecordingError, match=expected) as error:
+        apply(whole, Preprocessing(resample=100.0))
+    assert "\n" not in str(error.value) and "resampled" not in str(error.value)
+
+
+def test_a_short_stretch_that_nobody_uses_stays_as_it_is(rng):
+    short = noise(rng, seconds=2.0)
+    short.usable[:] = False
+    first, last = noise(rng), noise(rng)
+    done = apply(joined([first, short, last]), Preprocessing())
+    np.testing.assert_array_equal(done.data[:, :3200], apply(first, Preprocessing()).data)
+    np.testing.assert_array_equal(done.data[:, 3520:], apply(last, Preprocessing()).data)
+    np.testing.assert_array_equal(done.data[:, 3200:3520], short.data)
+    assert done.breaks == (3200, 3520) and done.usable.sum() == 6400
 
 
 @pytest.mark.parametrize(("sfreq", "new"), [(160.0, 64.0), (200.0, 100.0), (128.0, 160.0)])

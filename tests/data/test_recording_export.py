@@ -53,6 +53,17 @@ def test_recording_to_raw_and_back(rng):
     assert (back.names, back.bads) == (recording.names, recording.bads)
 
 
+@pytest.mark.parametrize("name", ["x_raw.fif", "x.edf", "x.vhdr"])
+def test_breaks_become_boundaries_and_come_back(rng, tmp_path, name):
+    recording = from_array(1e-5 * rng.standard_normal((11, 500)), 100.0, NAMES, breaks=(99, 300))
+    raw = to_raw(recording)
+    assert sorted(raw.annotations.description) == ["BAD boundary"] * 2 + ["EDGE boundary"] * 2
+    for back in (read(raw), read(write(raw, tmp_path / name))):
+        assert back.breaks == (99, 300) and back.usable.all()
+    epochs = mne.make_fixed_length_epochs(raw, 1.0, verbose="ERROR")
+    assert len(epochs.drop_bad(verbose="ERROR")) == 4  # MNE drops what straddles: only 0-1 s
+
+
 # ------------------------------------------------------------------------------------------ attach
 
 

@@ -57,18 +57,37 @@ def test_annotation_of_one_channel_counts_for_all(rng):
     assert runs_of(read(raw).usable) == [(100, 120)]
 
 
-def test_concatenated_recordings_have_one_unusable_sample_at_the_join(rng):
-    raw = mne.concatenate_raws([raw_of(rng, 150), raw_of(rng, 250)], verbose="ERROR")
-    recording = read(raw)
-    assert runs_of(recording.usable) == [(149, 150)]
-    assert any("0.01 s marked bad or at a join" in note for note in recording.notes)
+@pytest.mark.parametrize("first_samp", [0, 37])
+def test_concatenated_recordings_break_where_they_join_and_lose_nothing(rng, first_samp):
+    parts = [raw_of(rng, 150, first_samp), raw_of(rng, 250), raw_of(rng, 3)]
+    recording = read(mne.concatenate_raws(parts, verbose="ERROR"))
+    assert recording.breaks == (150, 400) and recording.usable.all()
+    assert recording.stretches == ((0, 150), (150, 400), (400, 403))
+    assert any(note.startswith("3 continuous stretches") for note in recording.notes)
 
 
-def test_a_mark_without_length_is_one_sample_and_a_cut_one_before(rng):
+def test_a_bad_mark_without_length_is_one_sample_and_a_boundary_none(rng):
     raw = raw_of(rng)
-    marks = mne.Annotations([1.0, 2.0, 3.0], [0.0, 0.5, 0.0], ["BAD", "boundary", "New Segment/"])
-    raw.set_annotations(marks, verbose="ERROR")
-    assert runs_of(read(raw).usable) == [(100, 101), (199, 200), (299, 300)]
+    words = ["New Segment/", "BAD", "boundary", "Comment/New Segment/", "edge boundary"]
+    onset, duration = [0.0, 1.0, 2.0, 3.0, 3.99], [0.0, 0.0, 0.5, 0.0, 0.0]
+    raw.set_annotations(mne.Annotations(onset, duration, words), verbose="ERROR")
+    recording = read(raw)
+    assert runs_of(recording.usable) == [(100, 101)]
+    assert recording.breaks == (200, 300, 399)  # none before the first sample
+
+
+def test_eeglab_marks_boundaries_between_two_samples(rng, tmp_path):
+    pytest.importorskip("eeglabio")
+    raw = raw_of(rng)
+    marks = mne.Annotations([0.995, 2.005, 3.0], [0.0] * 3, ["boundary"] * 3)
+    mne.export.export_raw(tmp_path / "e.set", raw.set_annotations(marks), verbose="ERROR")
+    recording = read(tmp_path / "e.set")
+    assert recording.breaks == (100, 201, 300) and recording.usable.all()
+
+
+def test_evoked_and_plain_recordings_are_one_stretch(rng):
+    assert read(raw_of(rng)).stretches == ((0, 400),)
+    assert read(epochs_of(rng).average()).stretches == ((0, 50),)
 
 
 def test_nothing_usable_is_an_error(rng):
@@ -81,12 +100,12 @@ def test_nothing_usable_is_an_error(rng):
 # ---------------------------------------------------------------------------------- MNE's objects
 
 
-def test_epochs_follow_one_another_and_no_window_straddles(rng):
+def test_epochs_follow_one_another_with_breaks_between(rng):
     epochs = epochs_of(rng)
     recording = read(epochs)
     expected = np.concatenate(list(epochs.get_data()), axis=1).astype(np.float32)
     np.testing.assert_array_equal(recording.data, expected)
-    assert runs_of(recording.usable) == [(49, 50), (99, 100), (149, 150), (199, 200)]
+    assert recording.breaks == (50, 100, 150, 200) and recording.usable.all()
     assert any("5 epochs of 50 samples" in note for note in recording.notes)
     assert not any("overlap" in note for note in recording.notes)
 
@@ -99,11 +118,14 @@ def test_overlapping_epochs_are_told(rng):
 
 def test_bad_annotations_inside_epochs(rng):
     raw = raw_of(rng)
-    raw.set_annotations(mne.Annotations([1.2], [0.1], ["BAD_jump"]), verbose="ERROR")
+    marks = mne.Annotations([1.2, 1.5], [0.1, 9.0], ["BAD_jump", "boundary"])
+    raw.set_annotations(marks, verbose="ERROR")
     epochs = mne.make_fixed_length_epochs(
         raw, 1.0, reject_by_annotation=False, preload=True, verbose="ERROR"
     )
-    assert runs_of(read(epochs).usable) == [(99, 100), (120, 130), (199, 200), (299, 300)]
+    recording = read(epochs)
+    assert runs_of(recording.usable) == [(120, 130)]
+    assert recording.breaks == (100, 150, 200, 300)
 
 
 def test_objects_are_not_changed(rng):
@@ -151,7 +173,7 @@ def test_epochs_from_eeglab(rng, tmp_path):
     mne.export.export_epochs(tmp_path / "e.set", epochs, verbose="ERROR")
     recording = read(str(tmp_path / "e.set"))
     np.testing.assert_allclose(recording.data, read(epochs).data, rtol=1e-5, atol=1e-12)
-    assert runs_of(recording.usable)[0] == (49, 50)
+    assert recording.breaks == (50, 100, 150, 200)
 
 
 @pytest.mark.parametrize(

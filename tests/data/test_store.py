@@ -92,6 +92,15 @@ def test_what_is_written_is_read_back(tmp_path, make_recording, make_dataset):
     assert "somebody" not in (tmp_path / "s/manifest.json").read_text()
 
 
+def test_usable_stretches_end_at_breaks(tmp_path, make_recording, make_dataset):
+    recording = make_recording(500, unusable=[(90, 100), (250, 260)], breaks=(100, 200, 255, 400))
+    store = prepare(make_dataset([recording]), tmp_path / "s", NONE, progress=False)
+    expected = ((0, 90), (100, 200), (200, 250), (260, 400), (400, 500))
+    assert store.recordings[0].usable == expected
+    assert open_store(store.path).recordings[0].usable == expected
+    np.testing.assert_array_equal(store.read(store.recordings[0].key), recording.data)
+
+
 def test_data_files_are_plain_npy_with_their_own_hash(tmp_path, make_recording, make_dataset):
     store = prepare(make_dataset([make_recording(50)]), tmp_path / "s", NONE, progress=False)
     path = tmp_path / "s/recordings/sub-unknown_ses-1_run-1.npy"
@@ -383,6 +392,26 @@ def test_other_settings_are_refused(tmp_path, make_dataset, recordings, files):
     assert open_store(tmp_path / "s", verify=True).complete
 
 
+def test_other_options_are_refused(tmp_path, make_dataset, recordings, files):
+    plain = make_dataset(recordings, files)
+    montage = {"Fz": (0.0, 0.08, 0.05)}
+    dataset = dataclasses.replace(plain, options={"montage": montage, "seed": 3})
+    store = prepare(dataset, tmp_path / "s", NONE, progress=False)
+    assert store.options == {"montage": {"Fz": [0.0, 0.08, 0.05]}, "seed": 3}
+    assert open_store(store.path) == store == prepare(dataset, store.path, NONE, progress=False)
+    other = dataclasses.replace(plain, options={"montage": montage, "seed": 4})
+    with pytest.raises(DatasetError, match="s was prepared with the option seed=3, not 4; choose"):
+        prepare(other, store.path, NONE, progress=False)
+    with pytest.raises(DatasetError, match=r"montage=\{'Fz': .*\}, not None; choose") as error:
+        prepare(plain, store.path, NONE, progress=False)
+    assert "\n" not in str(error.value)
+    for value in (object(), np.nan):
+        unfit = dataclasses.replace(plain, options={"montage": value})
+        with pytest.raises(DatasetError, match="^made: options cannot be kept as JSON"):
+            prepare(unfit, tmp_path / "t", NONE, progress=False)
+    assert not (tmp_path / "t").exists()
+
+
 def test_a_folder_with_other_things_is_refused(tmp_path, make_dataset, recordings):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(DatasetError, match="is not a store"):
@@ -413,7 +442,8 @@ def test_errors_name_the_recording(tmp_path, make_dataset, make_recording):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=2), "format version 2, eegsr_jax .* reads 1"),
+        (lambda m: m.update(format_version=1), "format version 1, eegsr_jax .* reads 2"),
+        (lambda m: m.pop("options"), "damaged .*options"),
         (lambda m: m.update(format="something"), "is not a store"),
         (lambda m: m["recordings"][0].pop("sfreq"), "damaged .*sfreq"),
         (lambda m: m["recordings"][0].update(montage=4), "damaged"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from eegsr_jax import geometry
 from eegsr_jax.data.recording import Recording
 
 
@@ -35,9 +37,25 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Entries in their canonical order, with the terms under which the data may be used."""
+    """Entries in their canonical order, with the terms under which the data may be used.
+
+    `options` are the reading options that change what `read` returns, as JSON can hold them: a
+    store keeps them, so that recordings read in two ways never meet in one.
+    """
 
     name: str
     entries: tuple[Entry, ...]
     citation: str
     licence: str
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+def montage_option(montage: Any) -> str | dict[str, list[float]] | None:
+    """A `geometry.montage` source as JSON can hold it: a montage's name, or positions by name.
+
+    Raises:
+      ChannelError: positions that cannot be read.
+    """
+    if montage is None or (isinstance(montage, str) and not Path(montage).is_file()):
+        return montage
+    return {name: xyz.tolist() for name, xyz in geometry.montage(montage).items()}

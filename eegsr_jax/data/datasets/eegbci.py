@@ -138,7 +138,10 @@ def _read(path: Path, subject: int, run: int, verify: bool) -> recording.Recordi
     if padding > 1:
         notes.append(f"cut {padding} samples at the end where every channel is exactly zero")
         found = dataclasses.replace(
-            found, data=found.data[:, :kept].copy(), usable=found.usable[:kept]
+            found,
+            data=found.data[:, :kept].copy(),
+            usable=found.usable[:kept],
+            breaks=tuple(b for b in found.breaks if b < kept),
         )
     return dataclasses.replace(found, notes=tuple(notes))
 

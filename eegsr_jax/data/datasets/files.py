@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eegsr_jax.data import recording
-from eegsr_jax.data.datasets.base import Dataset, Entry
+from eegsr_jax.data.datasets.base import Dataset, Entry, montage_option
 from eegsr_jax.data.datasets.selection import Selection, select
 from eegsr_jax.errors import DatasetError
 
@@ -41,6 +41,7 @@ def open_dataset(
     runs: Selection = None,
     pattern: str | None = None,
     montage: Any = None,
+    bads: tuple[str, ...] = (),
 ) -> Dataset:
     r"""Recordings of a folder (with its sub-folders), of one file or of a list of files.
 
@@ -54,6 +55,7 @@ def open_dataset(
         `subject`, `session`, `run`, e.g. r"(?P<subject>P\d+)_(?P<run>\w+)\.edf"; None parses BIDS
         names, and takes the file's stem as the subject where there is no `sub-`.
       montage: for recordings without positions; see `geometry.montage`.
+      bads: channels that are bad in all of them, besides those that the files mark.
 
     Raises:
       DatasetError: nothing there, a pattern that does not fit a path, or two files with the same
@@ -72,7 +74,13 @@ def open_dataset(
             run=run or "1",
             path=str(path),
             read=functools.partial(
-                recording.read, path, montage=montage, subject=subject, session=session, run=run
+                recording.read,
+                path,
+                montage=montage,
+                bads=bads,
+                subject=subject,
+                session=session,
+                run=run,
             ),
         )
         if entry.key in entries:
@@ -88,6 +96,7 @@ def open_dataset(
         ),
         citation="your own data",
         licence="your own data",
+        options={"montage": montage_option(montage), "bads": list(bads)},
     )
 
 

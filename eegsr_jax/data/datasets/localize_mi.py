@@ -43,7 +43,7 @@ def open_dataset(
     sessions: Selection = None,
     runs: Selection = None,
 ) -> Dataset:
-    """The runs of Localize-MI that a folder holds; epochs are joined end to end.
+    """The runs of Localize-MI that a folder holds; epochs are joined end to end, with breaks.
 
     Args:
       root: folder of the data set, or its `derivatives/epochs`.
@@ -97,21 +97,19 @@ def _read(path: Path, electrodes: Path, subject: str, run: str) -> recording.Rec
     absent = [name for name in order if name not in table]
     if absent:
         raise DatasetError(f"{electrodes}: no position for {', '.join(absent)}")
-    found = recording.from_array(
+    joined = recording.from_array(
         epochs,
         _sfreq(path, channels),
         order,
         np.stack([table[name] for name in order]),
+        breaks=range(length, epochs.shape[1], length),
         bads=[row["name"] for row in channels if row["status"] == "bad"],
         source=str(path),
         subject=subject,
         run=run,
     )
-    # As everywhere in the package: no window of usable samples straddles two epochs.
-    usable = found.usable.copy()
-    usable[length - 1 : -1 : length] = False
     note = f"{epochs.shape[1] // length} epochs of {length} samples joined end to end"
-    return dataclasses.replace(found, usable=usable, notes=(*found.notes, note))
+    return dataclasses.replace(joined, notes=(*joined.notes, note))
 
 
 def _epochs(path: Path, epochs: int, channels: int) -> tuple[np.ndarray, int]:

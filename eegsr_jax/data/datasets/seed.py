@@ -17,7 +17,7 @@ import numpy as np
 
 from eegsr_jax.data import recording
 from eegsr_jax.data.datasets import seed_channels
-from eegsr_jax.data.datasets.base import Dataset, Entry
+from eegsr_jax.data.datasets.base import Dataset, Entry, montage_option
 from eegsr_jax.data.datasets.selection import Selection, choose, existing_folder, select
 from eegsr_jax.errors import DatasetError
 
@@ -95,7 +95,13 @@ def open_dataset(
         sessions=sessions,
         runs=runs,
     )
-    return Dataset(name=NAME, entries=entries, citation=CITATION, licence=LICENCE)
+    return Dataset(
+        name=NAME,
+        entries=entries,
+        citation=CITATION,
+        licence=LICENCE,
+        options={"montage": montage_option(montage)},
+    )
 
 
 # ------------------------------------------------------------------------------------------ files

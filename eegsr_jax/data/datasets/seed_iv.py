@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eegsr_jax.data.datasets import seed, seed_channels
-from eegsr_jax.data.datasets.base import Dataset
+from eegsr_jax.data.datasets.base import Dataset, montage_option
 from eegsr_jax.data.datasets.selection import Selection, existing_folder
 from eegsr_jax.errors import DatasetError
 
@@ -76,4 +76,10 @@ def open_dataset(
         sessions=sessions,
         runs=runs,
     )
-    return Dataset(name=NAME, entries=entries, citation=CITATION, licence=seed.LICENCE)
+    return Dataset(
+        name=NAME,
+        entries=entries,
+        citation=CITATION,
+        licence=seed.LICENCE,
+        options={"montage": montage_option(montage)},
+    )

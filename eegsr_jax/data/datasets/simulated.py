@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,8 @@ RADII = (0.90, 0.92, 0.97, 1.0)
 CONDUCTIVITIES = (0.33, 1.0, 0.004, 0.33)
 AMPLITUDE = 15e-6  # volts, root mean square over channels and time without noise
 ALPHA, BETA = 10.0, 20.0  # Hz
+_LEAST_WHOLE = {"num_subjects": 1, "num_runs": 1, "num_sources": 1, "seed": 0}
+_LEAST_REAL = {"seconds": 2.0, "sfreq": 64.0}  # the beta rhythm needs the latter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +93,22 @@ def open_dataset(
       Entries whose `truth()` gives the `Sources` of the recording that `read()` gives.
 
     Raises:
-      DatasetError: a root, an unknown subject or run, or a number out of range.
+      DatasetError: a root, an unknown subject or run, or an option of the wrong type or out of
+        range.
       ChannelError: an unknown montage or electrode.
     """
     refuse_root(root, NAME)
-    _check(num_subjects, num_runs, seconds, sfreq, num_sources, snr_db, seed)
+    _check_montage(montage)
+    _check_numbers(
+        num_subjects=num_subjects,
+        num_runs=num_runs,
+        seconds=seconds,
+        sfreq=sfreq,
+        num_sources=num_sources,
+        seed=seed,
+    )
+    if not isinstance(snr_db, Real) or isinstance(snr_db, bool) or not snr_db > -np.inf:
+        raise DatasetError(f"{NAME}: snr_db is {snr_db!r}; expected decibels, or inf for no noise")
     names, electrodes = _electrodes(montage)
     choose(["1"], sessions, "session", NAME)
     entries = []
@@ -117,6 +132,14 @@ def open_dataset(
         entries=tuple(entries),
         citation="simulated by eegsr_jax with MNE-Python's sphere model",
         licence="CC0-1.0",
+        options={
+            "montage": montage if isinstance(montage, str) else list(montage),
+            "seconds": float(seconds),
+            "sfreq": float(sfreq),
+            "num_sources": int(num_sources),
+            "snr_db": float(snr_db) if np.isfinite(snr_db) else "inf",
+            "seed": int(seed),
+        },
     )
 
 
@@ -296,17 +319,21 @@ def _numbers(count: int) -> list[str]:
     return [str(number) for number in range(1, count + 1)]
 
 
-def _check(num_subjects, num_runs, seconds, sfreq, num_sources, snr_db, seed) -> None:
-    lowest = {
-        "num_subjects": (num_subjects, 1),
-        "num_runs": (num_runs, 1),
-        "num_sources": (num_sources, 1),
-        "seed": (seed, 0),
-        "sfreq (Hz; the beta rhythm lies at 20 Hz)": (sfreq, 64.0),
-        "seconds": (seconds, 2.0),
-    }
-    for what, (value, least) in lowest.items():
-        if not value >= least or not np.isfinite(value):
-            raise DatasetError(f"{NAME}: {what} is {value}; expected at least {least:g}")
-    if np.isnan(snr_db):
-        raise DatasetError(f"{NAME}: snr_db is nan; expected decibels, or inf for no noise")
+def _check_montage(montage: Any) -> None:
+    names = [montage] if isinstance(montage, str) else montage
+    if not isinstance(names, Sequence) or not names or not all(isinstance(n, str) for n in names):
+        raise DatasetError(
+            f"{NAME}: montage is {montage!r}; expected a montage's name, or names of electrodes"
+        )
+
+
+def _check_numbers(**options: Any) -> None:
+    for name, value in options.items():
+        whole = name in _LEAST_WHOLE
+        kind, what = (Integral, "whole number") if whole else (Real, "number")
+        least = (_LEAST_WHOLE | _LEAST_REAL)[name]
+        right = isinstance(value, kind) and not isinstance(value, bool)
+        if not right or not least <= value < np.inf:
+            raise DatasetError(
+                f"{NAME}: {name} is {value!r}; expected a {what}, at least {least:g}"
+            )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eegsr_jax.data.datasets import NAMES, load
-from eegsr_jax.data.datasets.base import Entry
+from eegsr_jax.data.datasets.base import Entry, montage_option
 from eegsr_jax.data.datasets.selection import choose, select
 from eegsr_jax.errors import DatasetError
 
@@ -116,3 +116,18 @@ def test_importing_every_module_leaves_mne_scipy_and_backends_alone():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False"] * 3
+
+
+def test_a_montage_is_kept_by_name_or_by_its_positions(tmp_path):
+    """Of a file the positions count, not where it lies."""
+    place = {"Fz": [0.0, 0.06, 0.08], "Cz": [0.0, 0.0, 0.1]}
+    rows = ["name\tx\ty\tz", *("\t".join(map(str, [n, *xyz])) for n, xyz in place.items())]
+    for file in (tmp_path / "a.tsv", tmp_path / "b.tsv"):
+        file.write_text("\n".join(rows) + "\n")
+        assert montage_option(file) == montage_option(str(file)) == place
+    assert montage_option({name: np.array(xyz) for name, xyz in place.items()}) == place
+    assert montage_option("biosemi64") == "biosemi64" and montage_option(None) is None
+    (tmp_path / "a.edf").write_bytes(b"")
+    assert load("files", tmp_path, montage="biosemi64").options == {"montage": "biosemi64"}
+    assert load("files", tmp_path, montage=place).options == {"montage": place}
+    assert load("sample").options == {}

@@ -107,6 +107,21 @@ def test_names_positions_and_padding(tmp_path):
     np.testing.assert_allclose(recording.data, data[:, :280] * 1e-6, atol=1e-9)
 
 
+def test_boundaries_in_the_padding_go_with_it(tmp_path):
+    import mne
+
+    data = np.random.default_rng(0).standard_normal((6, 480)) * 1e-5
+    data[:, 330:] = 0.0
+    info = mne.create_info(["Fp1", "Fp2", "Cz", "Oz", "C3", "C4"], 160.0, "eeg")
+    raw = mne.io.RawArray(data, info, verbose="error")
+    raw.set_annotations(mne.Annotations([1.0, 2.5], [0.0, 0.0], "boundary"))
+    mne.export.export_raw(
+        tmp_path / "S001R01.edf", raw, physical_range=(-100.0, 100.0), verbose="error"
+    )
+    recording = load("eegbci", tmp_path, verify=False).entries[0].read()
+    assert recording.stretches == ((0, 160), (160, 330))
+
+
 def test_without_a_root_mne_s_own_folder_is_taken(tmp_path, monkeypatch):
     touch(tmp_path / "MNE-eegbci-data" / "files" / "eegmmidb" / "1.0.0" / "S005", "S005R02.edf")
     monkeypatch.setenv("MNE_DATASETS_EEGBCI_PATH", str(tmp_path))

@@ -66,14 +66,14 @@ def test_a_run_is_read_as_joined_epochs(root):
     assert recording.sfreq == 8000 and recording.data.shape == (CHANNELS, 2 * SAMPLES)
     np.testing.assert_array_equal(recording.data[:, :SAMPLES], data[0].astype(np.float32))
     np.testing.assert_array_equal(recording.data[:, SAMPLES:], data[1].astype(np.float32))
-    assert list(np.flatnonzero(~recording.usable)) == [SAMPLES - 1]
+    assert recording.usable.all() and recording.breaks == (SAMPLES,)
     assert "2 epochs of 2081 samples joined end to end" in recording.notes
     assert recording.bads == ("E5",)
     np.testing.assert_allclose(recording.positions, cap(), atol=1e-5)
     assert (recording.subject, recording.run) == ("01", "01")
 
 
-def test_joins_are_marked_as_for_mne_epochs(root):
+def test_breaks_are_those_of_mne_epochs(root):
     import mne
 
     from eegsr_jax.data import recording
@@ -85,8 +85,30 @@ def test_joins_are_marked_as_for_mne_epochs(root):
     where = dict(zip(ours.names, ours.positions, strict=True))
     info.set_montage(mne.channels.make_dig_montage(where, coord_frame="head"))
     theirs = recording.read(mne.EpochsArray(data, info, verbose="error"))
+    assert ours.breaks == theirs.breaks == (SAMPLES, 2 * SAMPLES)
     np.testing.assert_array_equal(ours.usable, theirs.usable)
     np.testing.assert_allclose(ours.data, theirs.data)
+
+
+@pytest.mark.parametrize("stride", [None, 1])
+def test_a_window_may_be_a_whole_epoch_and_none_straddles_two(root, tmp_path, stride):
+    from eegsr_jax.data.pipeline import pipeline, window_index
+    from eegsr_jax.data.preprocessing import PREPROCESSING
+    from eegsr_jax.data.segments import whole
+    from eegsr_jax.data.store import prepare
+
+    root, folder = root
+    data = write_run(folder, epochs=3, bad=())
+    dataset = load("localize_mi", root)
+    store = prepare(dataset, tmp_path / "store", PREPROCESSING["none"], progress=False)
+    segments = [whole(store.recordings[0])]
+    index = window_index(store, segments, window=SAMPLES, stride=stride)
+    assert index.tolist() == [[0, 0], [0, SAMPLES], [0, 2 * SAMPLES]]
+    (batch,) = pipeline(store, segments, window=SAMPLES, batch_size=3, stride=stride)
+    np.testing.assert_array_equal(batch["eeg"], data.astype(np.float32))
+    shorter = window_index(store, segments, window=SAMPLES - 4, stride=stride)
+    inside = [0, 1, 2, 3, 4] if stride else [0]
+    assert (shorter[:, 1] % SAMPLES).tolist() == 3 * inside
 
 
 @pytest.mark.parametrize("below", ["", "derivatives/epochs"])

@@ -1,5 +1,7 @@
 """Simulated EEG: lead field against an independent formula and MNE, spectrum, noise, seeds."""
 
+import json
+
 import numpy as np
 import pytest
 from numpy.polynomial import legendre
@@ -225,13 +227,25 @@ def test_any_montage():
 @pytest.mark.parametrize(
     "option, message",
     [
-        ({"sfreq": 40}, "sfreq .* is 40; expected at least 64"),
+        ({"sfreq": 40}, "sfreq is 40; expected a number, at least 64"),
         ({"seconds": 0}, "seconds is 0"),
         ({"seconds": np.inf}, "seconds is inf"),
         ({"num_sources": 0}, "num_sources is 0"),
         ({"num_subjects": 0}, "num_subjects is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"snr_db": np.nan}, "snr_db is nan"),
+        ({"snr_db": -np.inf}, "snr_db is -inf; expected decibels"),
+        ({"snr_db": "high"}, "snr_db is 'high'; expected decibels"),
+        ({"seconds": "abc"}, "seconds is 'abc'; expected a number, at least 2"),
+        ({"seconds": [60]}, "seconds is .60.; expected a number"),
+        ({"sfreq": None}, "sfreq is None; expected a number"),
+        ({"num_sources": 20.5}, "num_sources is 20.5; expected a whole number, at least 1"),
+        ({"num_runs": True}, "num_runs is True; expected a whole number"),
+        ({"num_subjects": "2"}, "num_subjects is '2'; expected a whole number"),
+        ({"seed": 1.0}, "seed is 1.0; expected a whole number"),
+        ({"montage": 64}, "montage is 64; expected a montage's name, or names of electrodes"),
+        ({"montage": ["Cz", 3]}, "montage is .'Cz', 3.; expected"),
+        ({"montage": []}, "montage is ..; expected"),
         ({"subjects": 5}, "subject '5' does not exist; present: 1, 2, 3, 4"),
         ({"runs": 2}, "run '2' does not exist; present: 1"),
         ({"sessions": 2}, "session '2' does not exist; present: 1"),
@@ -240,3 +254,18 @@ def test_any_montage():
 def test_bad_options_are_named(option, message):
     with pytest.raises(DatasetError, match=message):
         load("simulated", **option)
+
+
+def test_options_that_make_other_data_are_kept():
+    first = load("simulated", seed=np.int64(1), montage=("Fp1", "T3", "Oz", "Cz"), snr_db=np.inf)
+    assert first.options == {
+        "montage": ["Fp1", "T3", "Oz", "Cz"],
+        "seconds": 60.0,
+        "sfreq": 160.0,
+        "num_sources": 200,
+        "snr_db": "inf",
+        "seed": 1,
+    }
+    assert json.loads(json.dumps(first.options, allow_nan=False)) == first.options
+    fewer = load("simulated", num_subjects=2, num_runs=3, subjects=1)  # the same recordings
+    assert fewer.options == load("simulated").options

@@ -1,0 +1,245 @@
+"""Few electrodes in, many out: MNE objects and files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from eegsr_jax import geometry as geo
+from eegsr_jax import methods
+from eegsr_jax.data import sources
+from eegsr_jax.data.export import attach, reliability_table
+from eegsr_jax.data.recording import Recording, read, require_rate
+from eegsr_jax.errors import ChannelError, ConfigError, MethodError
+from eegsr_jax.geometry import Geometry, make_geometry
+from eegsr_jax.methods.base import Method
+from eegsr_jax.methods.long import reconstruct_long
+from eegsr_jax.training.run import load, load_card
+from eegsr_jax.typing import PyTree
+
+MAX_ANGLE = 60.0  # degrees from the nearest observed electrode; half a head is about 100
+_ALIKE = 0.04  # metres; electrodes of one name farther apart are different electrodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstructed:
+    """What `reconstruct_raw` returns.
+
+    Attributes:
+      raw: the MNE object of the kind that went in, target channels first and in order.
+      reliability: a row for each channel: status, expected NMSE, angle to the nearest observed
+        electrode (degrees), standard error (microvolts).
+      notes: what reading and reconstructing changed, dropped or guessed.
+      times_real_time: recorded seconds per second of computing.
+    """
+
+    raw: Any
+    reliability: list[dict[str, Any]]
+    notes: tuple[str, ...]
+    times_real_time: float
+
+
+def reconstruct_raw(
+    raw: Any,
+    target: Any = None,
+    *,
+    method: str | Method = "population",
+    run: str | Path | None = None,
+    montage: Any = None,
+    bads: str = "repair",
+    max_angle: float = MAX_ANGLE,
+) -> Reconstructed:
+    """Reconstruct an MNE recording at the electrodes of `target`.
+
+    Observed channels keep their samples bit for bit; the object that went in is not changed.
+
+    Args:
+      raw: MNE `Raw`, `Epochs` or `Evoked`, or a file that MNE reads. Its bad channels are no input.
+      target: the wanted electrodes: a montage name or file, a mapping of positions, a list of
+        names, or None for the channels of the recording (which repairs the bad ones).
+      method: what reconstructs, a name or a `Method` that needs no training.
+      run: a run directory of `eegsr train`, instead of `method`.
+      montage: positions of the recording's electrodes, where the file has none.
+      bads: "repair" reconstructs bad channels that are wanted; "keep" leaves them as they are.
+      max_angle: degrees; targets farther from every observed electrode are refused and left out.
+
+    Raises:
+      EEGSRError: the recording, target, method or run does not fit; the message says what and why.
+    """
+    if bads not in ("repair", "keep"):
+        raise ConfigError(f"bads={bads!r}: expected 'repair' or 'keep'")
+    recording = read(raw, montage=montage)
+    notes = list(recording.notes)
+    wanted = _targets(target, recording, notes)
+    kept = [n for n in wanted if bads == "keep" and n in recording.bads]
+    good = [n for n in recording.names if n not in recording.bads]
+    model, params, observed = _model(method, run, recording, good, notes)
+    here = dict(zip(recording.names, recording.positions, strict=True))
+    positions = here | wanted
+    centre = geo.fit_sphere(recording.positions)[0]
+    names = tuple(wanted)
+    where = make_geometry(observed, names, positions, centre=centre)
+    names, where = _within_reach(where, observed, positions, centre, max_angle, kept, notes)
+    new = [n for n in names if n not in good and n not in kept]
+    begin = time.perf_counter()
+    mean, error, power = _reconstructed(model, params, where, recording, observed)
+    seconds = recording.data.shape[1] / recording.sfreq
+    speed = seconds / (time.perf_counter() - begin)
+    out = attach(
+        sources.open_source(raw),
+        recording,
+        names,
+        np.stack([positions[n] for n in names]),
+        mean,
+        reconstructed=new,
+        method=f"run {Path(run).name} ({model.name})" if run else model.name,
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # The power of the signal is what was found plus what the method expects to have missed.
+        expected = np.where(np.isfinite(error), error / (power + error), np.nan)
+    table = reliability_table(
+        names,
+        new,
+        expected,
+        geo.nearest_angle(where),
+        np.sqrt(error),
+        method=model.name,
+        rank=min(len(names), len(good)),
+    )
+    return Reconstructed(raw=out, reliability=table, notes=tuple(notes), times_real_time=speed)
+
+
+def _targets(target: Any, recording: Recording, notes: list[str]) -> dict[str, np.ndarray]:
+    """Wanted electrodes and their positions on the recording's own head, in order."""
+    here = dict(zip(recording.names, recording.positions, strict=True))
+    if target is None:
+        return here
+    names: Sequence[str] | None = None
+    if isinstance(target, str) and "," in target:
+        names = [geo.standard_name(n) for n in target.split(",") if n.strip()]
+    elif isinstance(target, Sequence) and not isinstance(target, str):
+        names = [geo.standard_name(n) for n in target]
+    if names is not None and all(n in here for n in names):
+        return {n: here[n] for n in names}
+    table = geo.montage("standard_1005" if names is not None else target)
+    table = {geo.standard_name(n): xyz for n, xyz in table.items()}
+    if isinstance(target, Mapping):  # positions that the user measured are taken as they are
+        return table | {n: here[n] for n in table if n in here}
+    fitted = _on_head(table, recording, notes)
+    chosen = list(table) if names is None else names
+    # A1 is an ear lobe in the 10-20 system and the vertex of a BioSemi cap.
+    elsewhere = [
+        n for n in chosen if n in here and np.linalg.norm(here[n] - fitted.get(n, here[n])) > _ALIKE
+    ]
+    if elsewhere:
+        notes.append(
+            f"left out, a recorded channel of that name is elsewhere: {', '.join(elsewhere)}"
+        )
+        chosen = [n for n in chosen if n not in elsewhere]
+    absent = [n for n in chosen if n not in fitted and n not in here]
+    if absent:
+        raise ChannelError(
+            f"target {', '.join(absent)}: neither in the recording nor in standard_1005; give "
+            "positions (a montage file or a mapping)"
+        )
+    return {n: here[n] if n in here else fitted[n] for n in chosen}
+
+
+def _on_head(
+    table: Mapping[str, np.ndarray], recording: Recording, notes: list[str]
+) -> dict[str, np.ndarray]:
+    """A template's positions moved and scaled to the sphere of the recording's electrodes."""
+    theirs, radius = geo.fit_sphere(np.stack(list(table.values())))
+    ours, size = geo.fit_sphere(recording.positions)
+    shift = 1e3 * np.linalg.norm(ours - theirs)
+    if shift > 1 or abs(size / radius - 1) > 0.01:
+        notes.append(
+            f"template scaled by {size / radius:.2f} and moved by {shift:.0f} mm onto the sphere "
+            "of the recorded electrodes"
+        )
+    return {n: (xyz - theirs) * size / radius + ours for n, xyz in table.items()}
+
+
+def _model(
+    method: str | Method,
+    run: str | Path | None,
+    recording: Recording,
+    good: list[str],
+    notes: list[str],
+) -> tuple[Method, PyTree, list[str]]:
+    """Method, params (None before a geometry is known) and the channels that go in."""
+    if run is None:
+        model = methods.make(method) if isinstance(method, str) else method
+        if model.name in methods.NEEDS_TRAINING:
+            raise MethodError(
+                f"method {model.name} needs training: make a run with `eegsr train` and give "
+                f"--run, or use one of {', '.join(methods.UNTRAINED)}"
+            )
+        return model, None, good
+    model, params, trained = load(run)
+    card = load_card(run)
+    absent = [n for n in trained.observed_names if n not in good]
+    if absent:
+        raise ChannelError(
+            f"{recording.source}: run {run} was trained to observe {len(trained.observed_names)} "
+            f"channels; {', '.join(absent)} missing or bad here"
+        )
+    if model.context or model.window:
+        require_rate(recording, card.sfreq)
+    step = card.experiment.preprocessing
+    notes.append(
+        f"run {run} was trained on {card.experiment.dataset} at {card.sfreq:g} Hz, "
+        f"{step.l_freq}-{step.h_freq} Hz, {card.reference} reference; its error bars hold for such "
+        "data"
+    )
+    return model, params, list(trained.observed_names)
+
+
+def _within_reach(
+    where: Geometry,
+    observed: Sequence[str],
+    positions: Mapping[str, np.ndarray],
+    centre: np.ndarray,
+    max_angle: float,
+    kept: Sequence[str],
+    notes: list[str],
+) -> tuple[tuple[str, ...], Geometry]:
+    """Targets near enough to an observed electrode; the others are refused, by name."""
+    angle = geo.nearest_angle(where)
+    far = [n for n, a in zip(where.target_names, angle, strict=True) if a > max_angle]
+    far = [n for n in far if n not in kept]
+    if not far:
+        return where.target_names, where
+    shown = ", ".join(f"{n} ({a:.0f}°)" for n, a in zip(where.target_names, angle, strict=True)
+                      if n in far)  # fmt: skip
+    notes.append(f"refused, more than {max_angle:g}° from every observed electrode: {shown}")
+    names = tuple(n for n in where.target_names if n not in far)
+    if not names:
+        raise ChannelError(
+            f"all {len(far)} targets are more than {max_angle:g}° from every observed electrode; "
+            "give more electrodes, or a larger max_angle"
+        )
+    return names, make_geometry(observed, names, positions, centre=centre)
+
+
+def _reconstructed(
+    model: Method, params: PyTree, where: Geometry, recording: Recording, observed: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Estimate `[M, time]`, and over time its mean squared error bar and mean power, `[M]`."""
+    params = model.init(jax.random.key(0), where, model.window) if params is None else params
+    plan = jax.jit(model.plan)(params, where)
+    rows = geo.find_channels(observed, recording.names)
+    inputs = recording.data[rows]
+    time_points = inputs.shape[1]
+    mean = np.empty((len(where.target_names), time_points), np.float32)
+    error = np.zeros(len(mean))
+    for start, estimate, std in reconstruct_long(model, plan, inputs, jax.random.key(0)):
+        mean[:, start : start + estimate.shape[1]] = estimate
+        error += (std.astype(np.float64) ** 2).sum(1)
+    return mean, error / time_points, mean.var(1, dtype=np.float64)
