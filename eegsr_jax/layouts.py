@@ -89,20 +89,20 @@ def layout(
     elif head == "random" and rest:
         count, seed = _count(rest[0], names, spec), int(rest[1]) if len(rest) > 1 else 0
         chosen = np.random.default_rng(seed).choice(len(names), count, replace=False)
-        wanted = [names[i] for i in chosen]
+        wanted = _at(chosen, names)
     elif head == "emag" and len(rest) == 2:
-        wanted = [names[i] for i in emag_draw(rest[0], len(names), int(rest[1]))]
+        wanted = _at(emag_draw(rest[0], len(names), int(rest[1])), names)
     elif head in CONSTELLATIONS and rest:
         available = CONSTELLATIONS[head].split()
         wanted = available[: _count(rest[0], available, spec)]
     elif head == "spread" and rest:
         if positions is None:
             raise ChannelError(f"layout {spec!r} needs electrode positions")
-        wanted = [names[i] for i in spread(positions, _count(rest[0], names, spec))]
+        wanted = _at(spread(positions, _count(rest[0], names, spec)), names)
     elif head == "best" and rest:
         if covariance is None:
             raise ChannelError(f"layout {spec!r} needs the covariance of training data")
-        wanted = [names[i] for i in best(covariance, _count(rest[0], names, spec))]
+        wanted = _at(best(covariance, _count(rest[0], names, spec)), names)
     elif "," in spec:
         wanted = [name.strip() for name in spec.split(",") if name.strip()]
     else:
@@ -116,7 +116,11 @@ def layout(
         index = find_channels(wanted, names)
     except ChannelError as error:
         raise ChannelError(f"layout {spec!r}: {error}") from None
-    return tuple(names[i] for i in sorted(index))
+    return tuple(_at(np.sort(index), names))
+
+
+def _at(places: np.ndarray, names: Sequence[str]) -> list[str]:
+    return [names[int(i)] for i in places]
 
 
 def _count(text: str, names: Sequence[str], spec: str) -> int:

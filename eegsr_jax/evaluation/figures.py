@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 110
-BAR_90 = 1.644854  # standard errors
 COLOURS = {
     "lagged_ridge": "#D55E00",
     "ridge": "#0072B2",
@@ -86,7 +85,7 @@ def channels(example: Example, method: str) -> Figure:
             std = 1e6 * example.std[method][channel, window]
             colour = colours(example.ranking)[method]
             if np.isfinite(std).all():
-                low, high = mean - BAR_90 * std, mean + BAR_90 * std
+                low, high = mean - NOMINAL[90] * std, mean + NOMINAL[90] * std
                 ax.fill_between(seconds, low, high, color=colour, alpha=0.25, lw=0, label="90 %")
             if example.truth is not None:
                 truth = 1e6 * example.truth[channel, window]

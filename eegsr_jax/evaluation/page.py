@@ -11,7 +11,7 @@ import numpy as np
 
 from eegsr_jax.evaluation import tables
 from eegsr_jax.evaluation.example import Example
-from eegsr_jax.evaluation.figures import BAR_90
+from eegsr_jax.evaluation.metrics import NOMINAL
 from eegsr_jax.evaluation.results import Row
 
 LIMITS = (
@@ -102,7 +102,7 @@ def _channel_scores(example: Example, method: str) -> dict[str, list[str]]:
     if example.truth is None:
         return shown
     mean, std = example.mean[method], example.std[method]
-    inside = np.mean(np.abs(mean - example.truth) <= BAR_90 * std, axis=1)
+    inside = np.mean(np.abs(mean - example.truth) <= NOMINAL[90] * std, axis=1)
     covered = np.where(np.isfinite(std).all(1), inside, np.nan)
     return {
         "NMSE": [_cell(v) for v in example.quality(method)],

@@ -35,17 +35,17 @@ def _windows(store: Store, window: int, centred: bool = False) -> list[Segment]:
 
 
 def _split(kind: str, windows: Sequence[Segment], parts, *, leaky: bool, seed: int | None) -> Split:
-    chosen = {
-        name: tuple(windows[i] for i in np.sort(np.asarray(places, int)))
-        for name, places in zip(("train", "validate", "test"), parts, strict=True)
-    }
+    train, validate, test = (
+        tuple(windows[i] for i in np.sort(np.asarray(places, int))) for places in parts
+    )
+    chosen = {"train": train, "validate": validate, "test": test}
     empty = [name for name, segments in chosen.items() if not segments]
     if empty:
         raise SplitError(
             f"protocol {kind}: {len(windows)} windows leave the {empty[0]} part empty; more data "
             "are needed"
         )
-    return Split(kind=kind, leaky=leaky, seed=seed, **chosen)
+    return Split(kind=kind, train=train, validate=validate, test=test, leaky=leaky, seed=seed)
 
 
 def _dibima(store: Store, options: Options) -> list[Fold]:

@@ -36,10 +36,18 @@ __all__ = [
     "NEEDS_TRAINING",
     "Reconstruction",
     "UNTRAINED",
+    "gaussian",
+    "inverse_distance",
+    "lagged_ridge",
     "make",
+    "minimum_norm",
+    "nearest",
     "parse",
+    "population",
     "reconstruct",
-    *METHODS,
+    "reduced_rank",
+    "ridge",
+    "spherical_spline",
 ]
 
 

@@ -66,7 +66,7 @@ class Method(NamedTuple):
     """
 
     name: str
-    init: Callable[[jax.Array, Geometry, int | None], PyTree]
+    init: Callable[[jax.Array | None, Geometry, int | None], PyTree]
     stages: tuple[MomentStage, ...]
     plan: Callable[[PyTree, Geometry], PyTree]
     apply: Callable[[PyTree, jax.Array, jax.Array | None], Reconstruction]

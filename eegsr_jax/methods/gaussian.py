@@ -10,7 +10,9 @@ with S the covariance of n new samples and n0 = `prior_samples` (the mean of an 
 posterior). S is taken per window after division by the window's power, so that neither a loud
 subject nor a blink outweighs the rest, and the result has no unit. Between the electrodes of the
 data the covariance is carried by the kernel, so that any montage can be observed and any
-reconstructed. The unit comes back at `apply` from the power of the observed channels.
+reconstructed. The unit of the error bars comes back at `apply`: a window is taken to be the prior
+times a scale, which its observed channels tell (x' K^-1 x / L; a blink, being expected, hardly
+counts).
 """
 
 from __future__ import annotations
@@ -136,9 +138,12 @@ def _posterior(params, sums, geometry, lags, penalty, prior_samples, any_referen
     actual = mo.error_covariance_diagonal(
         *mo.normal_equations(held_out, index, lags), jnp.diagonal(held_out[0]), weights
     )
-    level = jnp.mean(jnp.diagonal(trained[0])[index]) / jnp.mean(jnp.diagonal(held_out[0])[index])
-    ratio = level * jnp.sum(jnp.where(missing, actual, 0.0))
-    ratio = ratio / jnp.sum(jnp.where(missing, variance, 0.0))
+    whitener = _whitener(trained[0], index, penalty, any_reference)
+    observed = held_out[0][index][:, index]
+    believed = jnp.mean(jnp.diagonal(whitener @ observed @ whitener.T)) * variance
+    # The mean over channels, so that all of them count and not only the loud ones.
+    relative = jnp.where(missing, actual / jnp.where(missing, believed, 1.0), 0.0)
+    ratio = jnp.sum(relative) / jnp.maximum(jnp.sum(missing, dtype=relative.dtype), 1.0)
     enough = (sums["count"][mo.VALIDATE] > 0) & jnp.any(missing)
     return params | {
         "covariance": updated(mo.pooled(sums)),
@@ -146,20 +151,32 @@ def _posterior(params, sums, geometry, lags, penalty, prior_samples, any_referen
     }
 
 
+def _field(covariance, any_reference):
+    """The covariance, with the part common to all channels made unknown when asked."""
+    common = 1e3 * jnp.mean(jnp.diagonal(covariance[0])) if any_reference else 0.0
+    return covariance.at[0].add(common)
+
+
+def _load(covariance, index, penalty):
+    return penalty * jnp.mean(jnp.diagonal(covariance[0])[index])
+
+
 def _condition(covariance, index, lags, penalty, any_reference):
     """Weights `[K L, C]` and posterior variance `[C]` of every channel given the lagged `index`."""
-    if any_reference:
-        common = 1e3 * jnp.mean(jnp.diagonal(covariance[0]))
-        field = covariance.at[0].add(common)
-    else:
-        field = covariance
+    field = _field(covariance, any_reference)
     stacked, cross = mo.normal_equations(field, index, lags)
-    load = penalty * jnp.mean(jnp.diagonal(covariance[0])[index])
-    weights = jax.scipy.linalg.solve(
-        stacked + load * jnp.eye(stacked.shape[0]), cross, assume_a="pos"
-    )
+    stacked = stacked + _load(covariance, index, penalty) * jnp.eye(stacked.shape[0])
+    weights = jax.scipy.linalg.solve(stacked, cross, assume_a="pos")
     variance = jnp.diagonal(field[0]) - jnp.sum(weights * cross, 0)
     return weights, jnp.maximum(variance, 0.0)
+
+
+def _whitener(covariance, index, penalty, any_reference):
+    """`[L, L]`: makes the observed channels independent, of unit variance under the model."""
+    known = _field(covariance[None], any_reference)[0][index][:, index]
+    known = known + _load(covariance[None], index, penalty) * jnp.eye(known.shape[0])
+    factor = jnp.linalg.cholesky(known)
+    return jax.scipy.linalg.solve_triangular(factor, jnp.eye(known.shape[0]), lower=True)
 
 
 @in_float64
@@ -172,9 +189,9 @@ def _plan(params, geometry, lags, penalty, any_reference):
     index = jnp.arange(inputs)
     weights, variance = _condition(covariance, index, lags, penalty, any_reference)
     filters = weights.reshape(2 * lags + 1, inputs, -1).transpose(0, 2, 1)[:, inputs:]
-    level = jnp.mean(jnp.diagonal(covariance[0])[:inputs])
-    std = params["inflation"] * jnp.sqrt(variance[inputs:] / level)
-    return linear_plan(geometry, filters, std)
+    std = params["inflation"] * jnp.sqrt(variance[inputs:])
+    whitener = _whitener(covariance[0], index, penalty, any_reference)
+    return linear_plan(geometry, filters, std) | {"whitener": whitener}
 
 
 def transport(
@@ -218,6 +235,7 @@ def _apply(
     plan: dict[str, Any], observed: jax.Array, key: jax.Array | None = None
 ) -> Reconstruction:
     mean, std = linear_apply(plan, observed, key)
-    centred = observed - plan["input_mean"].astype(observed.dtype)[None, :, None]
-    power = jnp.mean(centred**2, axis=(1, 2), keepdims=True)
-    return Reconstruction(mean, std * jnp.sqrt(power))
+    whitener = plan["whitener"].astype(observed.dtype)
+    white = jnp.einsum("kl,blt->bkt", whitener, observed, precision="highest")
+    scale = jnp.sqrt(jnp.mean(white**2, axis=(1, 2), keepdims=True))
+    return Reconstruction(mean, std * scale)

@@ -104,7 +104,7 @@ def _fit(moments, index, lags, penalties, ranks, present):
     def weights_of(normal, penalty):
         stacked, cross = (jnp.where(mask[:, None], m, 0.0) for m in normal)
         stacked = jnp.where(mask[None], stacked, 0.0)
-        load = penalty * jnp.trace(stacked) / jnp.sum(mask)
+        load = penalty * jnp.trace(stacked) / jnp.sum(mask, dtype=stacked.dtype)
         # A padded input gets a unit diagonal and no cross-covariance: its weight is exactly zero.
         stacked = stacked + jnp.diag(jnp.where(mask, load, 1.0))
         return jax.scipy.linalg.solve(stacked, cross, assume_a="pos")
@@ -126,7 +126,7 @@ def _fit(moments, index, lags, penalties, ranks, present):
         usable = jnp.asarray(ranks)
         projected = [(weights @ basis[:, :r]) @ basis[:, :r].T for r in ranks]
         scores = jnp.stack([missing_error(w) for w in projected])
-        scores = jnp.where(usable < jnp.sum(present), scores, jnp.inf)
+        scores = jnp.where(usable < jnp.sum(present, dtype=usable.dtype), scores, jnp.inf)
         chosen = argmin(scores)
         rank, weights = usable[chosen], jnp.stack(projected)[chosen]
         basis = _fitted_basis(both_normal[0], refitted, observed)

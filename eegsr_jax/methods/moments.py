@@ -86,10 +86,10 @@ def covariances(moments: Moments, mean: jax.Array | None = None) -> tuple[jax.Ar
     lags positive semi-definite. `mean` overrides the mean that is taken out.
     """
     count = jnp.maximum(moments["count"], 1.0)
-    mean = moments["sum"] / count if mean is None else mean
-    outer = moments["sum"][:, None] * mean[None] / count
-    outer = outer + outer.T - mean[:, None] * mean[None]
-    return mean, moments["products"] / count - outer[None]
+    centre = moments["sum"] / count if mean is None else mean
+    outer = moments["sum"][:, None] * centre[None] / count
+    outer = outer + outer.T - centre[:, None] * centre[None]
+    return centre, moments["products"] / count - outer[None]
 
 
 def normal_equations(

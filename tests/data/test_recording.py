@@ -291,6 +291,16 @@ def test_samples_that_are_not_finite(rng):
     assert from_array(data, 100.0, NAMES, bads=["F3", "C4"]).usable.all()
 
 
+def test_breaks_of_arrays(rng):
+    recording = from_array(noise(rng), 100.0, NAMES, breaks=np.array([1, 250, 399]))
+    assert recording.breaks == (1, 250, 399)
+    assert recording.stretches == ((0, 1), (1, 250), (250, 399), (399, 400))
+    assert rereference(recording, "average").breaks == recording.breaks
+    for breaks in ([0], [400], [300, 200], [200, 200], [-1], [1.5], ["a"]):
+        with pytest.raises(RecordingError, match=r"breaks are .*; expected .* from 1 to 399"):
+            from_array(noise(rng), 100.0, NAMES, breaks=breaks)
+
+
 def test_arrays_that_are_no_recording(rng):
     data = noise(rng)
     with pytest.raises(ChannelError, match="11 names for 400 channels of data; transpose"):

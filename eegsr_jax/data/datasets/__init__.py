@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ NAMES = ("sample", "simulated", "files", "eegbci", "seed", "seed_iv", "localize_
 __all__ = ["NAMES", "Dataset", "Entry", "load"]
 
 
-def load(name: str, root: str | Path | None = None, **selection: Any) -> Dataset:
+def load(
+    name: str, root: str | Path | Iterable[str | Path] | None = None, **selection: Any
+) -> Dataset:
     """Open a data set by name; nothing but file names and headers is read yet.
 
     Args:
       name: one of `NAMES`.
-      root: folder of the data; None for `sample` and `simulated`.
+      root: folder of the data, for `files` also a file or a list of them; None for `sample` and
+        `simulated`.
       **selection: `subjects`, `sessions`, `runs` and the data set's own options; see the
         `open_dataset` of its module.
 

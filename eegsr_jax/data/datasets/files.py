@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def open_dataset(
     runs: Selection = None,
     pattern: str | None = None,
     montage: Any = None,
-    bads: tuple[str, ...] = (),
+    bads: str | Sequence[str] = (),
 ) -> Dataset:
     r"""Recordings of a folder (with its sub-folders), of one file or of a list of files.
 
@@ -55,12 +55,13 @@ def open_dataset(
         `subject`, `session`, `run`, e.g. r"(?P<subject>P\d+)_(?P<run>\w+)\.edf"; None parses BIDS
         names, and takes the file's stem as the subject where there is no `sub-`.
       montage: for recordings without positions; see `geometry.montage`.
-      bads: channels that are bad in all of them, besides those that the files mark.
+      bads: a channel or channels that are bad in all of them, besides those that the files mark.
 
     Raises:
       DatasetError: nothing there, a pattern that does not fit a path, or two files with the same
         subject, session and run.
     """
+    bads = [bads] if isinstance(bads, str) else list(bads)
     paths, base = _paths(root)
     named = [_by_pattern(p, base, pattern) if pattern else _by_entities(p, base) for p in paths]
     if not pattern:
@@ -96,7 +97,7 @@ def open_dataset(
         ),
         citation="your own data",
         licence="your own data",
-        options={"montage": montage_option(montage), "bads": list(bads)},
+        options={"montage": montage_option(montage), "bads": bads},
     )
 
 

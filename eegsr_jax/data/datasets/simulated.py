@@ -107,7 +107,7 @@ def open_dataset(
         num_sources=num_sources,
         seed=seed,
     )
-    if not isinstance(snr_db, Real) or isinstance(snr_db, bool) or not snr_db > -np.inf:
+    if not (_is_number(snr_db) and snr_db > -np.inf):
         raise DatasetError(f"{NAME}: snr_db is {snr_db!r}; expected decibels, or inf for no noise")
     names, electrodes = _electrodes(montage)
     choose(["1"], sessions, "session", NAME)
@@ -330,10 +330,13 @@ def _check_montage(montage: Any) -> None:
 def _check_numbers(**options: Any) -> None:
     for name, value in options.items():
         whole = name in _LEAST_WHOLE
-        kind, what = (Integral, "whole number") if whole else (Real, "number")
         least = (_LEAST_WHOLE | _LEAST_REAL)[name]
-        right = isinstance(value, kind) and not isinstance(value, bool)
-        if not right or not least <= value < np.inf:
+        if not (_is_number(value, whole=whole) and least <= value < np.inf):
+            what = "whole number" if whole else "number"
             raise DatasetError(
                 f"{NAME}: {name} is {value!r}; expected a {what}, at least {least:g}"
             )
+
+
+def _is_number(value: Any, *, whole: bool = False) -> bool:
+    return isinstance(value, Integral if whole else Real) and not isinstance(value, bool)

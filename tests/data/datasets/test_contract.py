@@ -128,6 +128,5 @@ def test_a_montage_is_kept_by_name_or_by_its_positions(tmp_path):
     assert montage_option({name: np.array(xyz) for name, xyz in place.items()}) == place
     assert montage_option("biosemi64") == "biosemi64" and montage_option(None) is None
     (tmp_path / "a.edf").write_bytes(b"")
-    assert load("files", tmp_path, montage="biosemi64").options == {"montage": "biosemi64"}
-    assert load("files", tmp_path, montage=place).options == {"montage": place}
+    assert load("files", tmp_path, montage=place).options["montage"] == place
     assert load("sample").options == {}

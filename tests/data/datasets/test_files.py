@@ -143,3 +143,11 @@ def test_real_folders(real_eeg):
     assert recording.sfreq == 128 and len(recording.names) == 30
     assert keys(real_eeg / "face13") == ["sub-s01_ses-1_run-1"]
     assert keys(real_eeg / "mne_sample") == ["sub-sample-audvis-24s-eeg_ses-1_run-1"]
+
+
+@pytest.mark.parametrize("bads", ["Oz", ("Oz",), ["oz"]])
+def test_channels_that_are_bad_in_all_files(tmp_path, bads):
+    write_raw(tmp_path / "a_raw.fif")
+    dataset = load("files", tmp_path, bads=bads, montage="standard_1020")
+    assert dataset.entries[0].read().bads == ("Oz",)
+    assert dataset.options == {"montage": "standard_1020", "bads": list(np.atleast_1d(bads))}
