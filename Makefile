@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n auto -rs
 .PHONY: demo test nightly lint bench clean
 
 demo: $(VENV)/installed
-	$(BIN)/eegsr demo
+	$(BIN)/eegsr demo --overwrite
 
 test: lint
 	$(PYTEST) -m "not slow"
@@ -24,7 +24,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/installed-dev
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for claim in data linear; do echo "== $$claim"; $(BIN)/python benchmarks/$$claim.py; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -30,6 +30,7 @@ from eegsr_jax.methods.base import (
     Method,
     MomentStage,
     Reconstruction,
+    fir,
     linear_apply,
     linear_plan,
     observed_source,
@@ -236,6 +237,6 @@ def _apply(
 ) -> Reconstruction:
     mean, std = linear_apply(plan, observed, key)
     whitener = plan["whitener"].astype(observed.dtype)
-    white = jnp.einsum("kl,blt->bkt", whitener, observed, precision="highest")
+    white = fir(whitener[None], observed)
     scale = jnp.sqrt(jnp.mean(white**2, axis=(1, 2), keepdims=True))
     return Reconstruction(mean, std * scale)

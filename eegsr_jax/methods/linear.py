@@ -8,6 +8,7 @@ training windows. The error bar is the residual of the training fit on the valid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -88,6 +89,36 @@ def fit(
       `{"filters": [2k+1, C, L], "mean": [C], "std": [C], "penalty": [], "rank": []}`.
     """
     return _fit(moments, index, lags, penalties, ranks, present)
+
+
+def fit_layouts(
+    moments: mo.Moments, indices: Sequence[Sequence[int]], lags: int, penalties: jax.Array
+) -> dict[str, jax.Array]:
+    """`fit` for several layouts in one compiled call; padded to the largest, L.
+
+    Args:
+      moments: of one subject; or of S subjects, stacked along a new first axis.
+      indices: the observed channels of each of the Y layouts.
+      lags: k.
+      penalties: `[P]`.
+
+    Returns:
+      As `fit`, with axes `[Y, …]`, or `[S, Y, …]`; weights of the padding are zero.
+    """
+    size = max(map(len, indices))
+    index = np.zeros((len(indices), size), np.int32)
+    present = np.zeros((len(indices), size), bool)
+    for row, chosen in enumerate(indices):
+        index[row, : len(chosen)] = chosen
+        present[row, : len(chosen)] = True
+
+    def one(moments, index, present):
+        return fit(moments, index, lags, penalties, present=present)
+
+    many = jax.vmap(one, (None, 0, 0))
+    if moments["count"].ndim == 2:
+        many = jax.vmap(many, (0, None, None))
+    return many(moments, jnp.asarray(index), jnp.asarray(present))
 
 
 @in_float64

@@ -91,7 +91,7 @@ def test_real_recordings_equal_mne(tmp_path, real_eeg):
         (["--dataset=simulated", "--h_freq=90"], "90"),  # above half of 160 Hz
         (["--dataset=simulated", "--option=seconds"], "--option=seconds: expected"),
         (["--dataset=simulated", "--option=second=4"], "unknown option second"),
-        (["--dataset=simulated", "--option=seconds=long"], "--option=seconds=long"),
+        (["--dataset=simulated", "--option=seconds=long"], "seconds is 'long'; expected a number"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, words, message):

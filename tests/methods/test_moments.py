@@ -32,11 +32,19 @@ def loops(eeg, part, which):
     return len(x) * TIME, x.sum((0, 2)), products
 
 
-def summed(eeg, part, lags=LAGS):
-    return mo.add(mo.zeros(eeg.shape[1], lags), jnp.asarray(eeg), jnp.asarray(part, jnp.int32))
+def summed(eeg, part):
+    """NumPy sums of a batch, filled up to eight windows so that one program serves all tests."""
+    eeg = np.concatenate([eeg, np.full((8 - len(eeg), *eeg.shape[1:]), 1e3, np.float32)])
+    part = np.concatenate([part, np.full(8 - len(part), -1)]).astype(np.int32)
+    return jax.tree.map(np.asarray, add(mo.zeros(CHANNELS, LAGS), eeg, part))
 
 
+add = jax.jit(mo.add)
 PART = [0, 1, -1, 0, 0, 1, -1]
+
+
+def same(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-9), a, b)
 
 
 def test_sums_are_the_plain_loops_for_both_parts():
@@ -48,50 +56,32 @@ def test_sums_are_the_plain_loops_for_both_parts():
         assert one["count"] == count
         np.testing.assert_allclose(one["sum"], total, rtol=1e-13)
         np.testing.assert_allclose(one["products"], products, rtol=1e-12, atol=1e-9)
-    with jax.enable_x64(True):
-        both = mo.pooled(found)
+    both = mo.pooled(found)
     assert both["count"] == 5 * TIME
     np.testing.assert_array_equal(both["sum"], np.asarray(found["sum"]).sum(0))
 
 
 def test_the_sums_are_float64_though_x64_is_off():
     assert not jax.config.jax_enable_x64
-    for values in (mo.zeros(CHANNELS, LAGS), summed(windows(2), [0, 1])):
-        assert {x.dtype for x in jax.tree.leaves(values)} == {np.dtype("float64")}
-    assert {
-        x.dtype for x in jax.tree.leaves(jax.jit(mo.add)(values, windows(2), np.zeros(2, np.int32)))
-    } == {np.dtype("float64")}
+    start, part = mo.zeros(CHANNELS, LAGS), np.zeros(8, np.int32)
+    for sums in (start, add(start, windows(8), part), mo.add(start, windows(8), part)):
+        assert {x.dtype for x in jax.tree.leaves(sums)} == {np.dtype("float64")}
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
-def test_batches_add_up_in_any_order(wrap):
-    eeg, add = windows(len(PART)), wrap(mo.add)
-    whole = summed(eeg, PART)
-    for order in ([0, 1, 2, 3, 4, 5, 6], [6, 3, 1, 5, 0, 2, 4]):
+def test_batches_add_up_in_any_order_on_one_host_or_two():
+    eeg, part = windows(8), np.array([*PART, 0], np.int32)
+    whole = summed(eeg, part)
+    for order in (np.arange(8), np.array([6, 3, 1, 5, 0, 2, 4, 7])):
         sums = mo.zeros(CHANNELS, LAGS)
-        for pair in (order[:3], order[3:6], order[6:]):
-            sums = add(
-                sums, jnp.asarray(eeg[pair]), jnp.asarray(PART, jnp.int32)[jnp.asarray(pair)]
-            )
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-9), sums, whole
-        )
-
-
-def test_sums_of_two_hosts_add_up():
-    eeg = windows(len(PART))
-    apart = jax.tree.map(
-        lambda a, b: np.asarray(a) + np.asarray(b),
-        summed(eeg[:4], PART[:4]),
-        summed(eeg[4:], PART[4:]),
-    )
-    whole = summed(eeg, PART)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-9), apart, whole)
+        for half in (order[:4], order[4:]):
+            sums = add(sums, eeg[half], part[half])
+        same(sums, whole)
+    same(jax.tree.map(np.add, summed(eeg[:3], part[:3]), summed(eeg[3:], part[3:])), whole)
 
 
 def test_a_window_shorter_than_the_lags():
     eeg = windows(3)[:, :, :3]
-    found = summed(eeg, [0, 0, 0])
+    found = jax.tree.map(np.asarray, add(mo.zeros(CHANNELS, LAGS), eeg, np.zeros(3, np.int32)))
     np.testing.assert_array_equal(found["products"][0, 3:], 0.0)
     expected = np.einsum("wi,wj->ij", eeg[:, :, 2].astype(float), eeg[:, :, 0].astype(float))
     np.testing.assert_allclose(found["products"][0, 2], expected, rtol=1e-12)
@@ -170,10 +160,7 @@ def test_update_on_a_mesh_of_devices_is_the_update_on_one():
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
     placed = jax.device_put({"eeg": eeg, "part": part}, sharding)
     sums = jax.jit(mo.moment_update)(None, mo.zeros(CHANNELS, LAGS), placed, None)
-    expected = summed(eeg, part)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-9), sums, expected
-    )
+    same(sums, summed(eeg, part))
 
 
 def test_moment_start_is_one_function_for_each_number_of_lags(geometry):
