@@ -4,7 +4,7 @@ eegsr demo [--recording=FILE [--montage=biosemi64]] [--layout=spread:16] [--out=
 
 Fits on the first half, sets penalties and error bars on the next part, scores on the rest: the
 embedded 60-channel sample, or any recording that MNE reads. Prints a table and one sentence on it,
-and writes OUT/report.html, OUT/results.json and OUT/results.csv.
+and writes OUT/report.html, OUT/results.json, OUT/results.csv and OUT/results.md.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def define_flags() -> flags.FlagValues:
 
 
 def run(values: flags.FlagValues) -> None:
-    """Writes the three files, prints the table and what it says."""
+    """Writes the files, prints the table and what it says."""
     out = Path(values.out)
     if out.exists() and not values.overwrite:
         raise ConfigError(f"{out} exists; choose another --out, or say --overwrite")

@@ -4,12 +4,14 @@ eegsr evaluate --dataset=eegbci --root=FOLDER --protocol=within_runs --subject=1
   --train_runs=3,4,5,6,7,8,9,10 --test_runs=11,12,13,14 --layout=case2_4x,case2_8x
   --methods=spherical_spline,ridge,lagged_ridge --out=OUT
 
-Writes OUT/results.json, OUT/results.csv and OUT/report.html. A method's options go in brackets, as
-in lagged_ridge(lags=2). The lagged ridge is always among the methods: it is the number to beat.
+Writes OUT/results.json, results.csv, results.md and report.html. A method's options go in brackets,
+as in lagged_ridge(lags=2). The lagged ridge is always among the methods: it is the number to beat.
 """
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -23,7 +25,7 @@ from eegsr_jax.commands.prepare import define_dataset_flags, open_dataset, requi
 from eegsr_jax.data.preprocessing import PREPROCESSING
 from eegsr_jax.data.store import Store, open_store, prepare
 from eegsr_jax.errors import ConfigError
-from eegsr_jax.evaluation import report, tables
+from eegsr_jax.evaluation import paper, report, tables
 from eegsr_jax.evaluation.compare import REFERENCES, Stretch, compare, floor_rows
 from eegsr_jax.evaluation.folds import Options, Protocol
 from eegsr_jax.evaluation.protocols import PROTOCOLS, protocol
@@ -33,6 +35,7 @@ DEFAULT_METHODS = (
     "nearest,inverse_distance,spherical_spline,spherical_spline(tune=True),minimum_norm,"
     "gaussian,reduced_rank,ridge,lagged_ridge"
 )
+FILES = ("results.json", "results.csv", "results.md", "report.html")
 _RUNS = ("train_runs", "test_runs", "train_sessions", "test_sessions")
 
 
@@ -68,7 +71,7 @@ def run(values: flags.FlagValues) -> None:
     chosen = protocol(values.protocol)
     compared = with_lagged_ridge(methods.parse(values.methods))
     _check_references(values.reference)
-    files = [out / name for name in ("results.json", "results.csv", "report.html")]
+    files = [out / name for name in FILES]
     taken = [file for file in files if file.exists()]
     if taken and not values.overwrite:
         raise ConfigError(f"{taken[0]} exists; choose another --out, or say --overwrite")
@@ -103,10 +106,12 @@ def write(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write `results.json`, `results.csv` and `report.html` into a folder."""
+    """Write `FILES` into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     tables.write_json(out / "results.json", head, rows)
     tables.write_csv(out / "results.csv", rows)
+    text = paper.page(f"{head['dataset']}, {head['protocol']}", head, rows)
+    tables.write_text(out / "results.md", text)
     geometry = stretch.geometry
     example = report.Example(
         title=stretch.title,
@@ -133,6 +138,7 @@ def header(chosen: Protocol, store: Store, rows: list[dict[str, Any]]) -> dict[s
     import jax
 
     return {
+        "command": _command(),
         "protocol": chosen.name,
         "summary": chosen.summary,
         "quirks": list(chosen.quirks),
@@ -150,6 +156,12 @@ def header(chosen: Protocol, store: Store, rows: list[dict[str, Any]]) -> dict[s
         "versions": {"eegsr_jax": __version__}
         | {name: metadata.version(name) for name in ("jax", "jaxlib", "mne", "numpy", "scipy")},
     }
+
+
+def _command() -> str:
+    """How this process was called, without the machine's folders."""
+    words = [re.sub(r"=(\S*/)([^/,]*)", r"=…/\2", word) for word in sys.argv[1:]]
+    return " ".join(["eegsr", *(shlex.quote(w) if set(w) & set("()") else w for w in words)])
 
 
 def _commit() -> str | None:

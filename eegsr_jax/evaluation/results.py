@@ -53,7 +53,7 @@ def write_json(path: str | Path, header: Row, rows: Sequence[Row]) -> None:
     """
     lines = ",\n".join(json.dumps(_plain(_ordered(row)), ensure_ascii=False) for row in rows)
     head = json.dumps(_plain(header), indent=1, ensure_ascii=False)
-    _replace(path, f'{{\n"header": {head},\n"rows": [\n{lines}\n]\n}}\n')
+    write_text(path, f'{{\n"header": {head},\n"rows": [\n{lines}\n]\n}}\n')
 
 
 def read_json(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -89,10 +89,11 @@ def write_csv(path: str | Path, rows: Sequence[Row]) -> None:
     writer.writeheader()
     for row in plain:
         writer.writerow({k: " ".join(map(str, v)) if _many(v) else v for k, v in row.items()})
-    _replace(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
-def _replace(path: str | Path, text: str) -> None:
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, which appears by rename and replaces one of that name."""
     path = Path(path)
     with staged(path.parent, [path.name], overwrite=True) as folder:
         (folder / path.name).write_text(text, encoding="utf-8")

@@ -23,6 +23,7 @@ from eegsr_jax.evaluation.results import (
     summarise,
     write_csv,
     write_json,
+    write_text,
 )
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "three",
     "write_csv",
     "write_json",
+    "write_text",
 ]
 
 # Methods in closed form; all others are trained by gradients and must beat the lagged ridge.

@@ -1,0 +1,102 @@
+"""A page of results in Markdown: method by layout, with spread, pairs and how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from eegsr_jax.evaluation.results import FLOOR, Row, paired
+from eegsr_jax.evaluation.tables import percent, ranking, reading, three
+
+_SCORES = {
+    "nmse_missing": "NMSE, missing channels only (lower is better; predicting zero is 1)",
+    "snr_missing_db": "Signal to error, missing channels, dB",
+    "coverage_90": "Share of samples inside the 90 % error bars",
+    "nmse_all": "NMSE over all channels, the given ones included (flatters)",
+}
+
+
+def page(title: str, header: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """The page, for a file: one table for each score, reference and length of calibration."""
+    rows = [row for row in rows if row["method"] != FLOOR]
+    subjects = list(dict.fromkeys(row["subject"] for row in rows))
+    parts = [
+        f"# {title}",
+        reading(rows),
+        f"```\n{header['command']}\n```",
+        _about(header, subjects),
+    ]
+    conditions = dict.fromkeys((row["reference"], row["calibration_seconds"]) for row in rows)
+    for reference, seconds in conditions:
+        own = [
+            r for r in rows if (r["reference"], r["calibration_seconds"]) == (reference, seconds)
+        ]
+        where = f"{reference} reference" + (f", {seconds:g} s of calibration" if seconds else "")
+        for score, words in _SCORES.items():
+            parts.append(f"## {words}: {where}\n\n{_grid(own, score)}")
+        if len(subjects) > 1:
+            parts.append(
+                f"## Against the lagged ridge, subject by subject: {where}\n\n{_pairs(own)}"
+            )
+    return "\n\n".join(parts) + "\n"
+
+
+def _about(header: Mapping[str, Any], subjects: Sequence[str]) -> str:
+    lines = [f"{name}: {header[name]}" for name in ("protocol", "summary", "preprocessing")]
+    lines += [f"quirk: {quirk}" for quirk in header["quirks"]]
+    lines.append(f"data: {header['dataset']} ({header['licence']}), subjects {', '.join(subjects)}")
+    layouts = ", ".join(f"{name} {digest}" for name, digest in header["layouts"].items())
+    lines.append(f"channel-list hashes: {layouts}")
+    versions = ", ".join(f"{name} {number}" for name, number in header["versions"].items())
+    lines.append(f"versions: {versions}; commit {header['commit']}; device {header['device']}")
+    if len(subjects) > 1:
+        lines.append("cells: median over subjects (5-95 %)")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _grid(rows: Sequence[Row], score: str) -> str:
+    layouts = list(dict.fromkeys(row["layout"] for row in rows))
+    lines = [["method", *layouts]]
+    for method in ranking(rows):
+        cells = []
+        for layout in layouts:
+            values = [r[score] for r in rows if (r["method"], r["layout"]) == (method, layout)]
+            cells.append(_cell(np.array([np.nan if v is None else v for v in values]), score))
+        lines.append([f"`{method}`", *cells])
+    return _markdown(lines)
+
+
+def _cell(values: np.ndarray, score: str) -> str:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return "–"
+    show = percent if score.startswith("coverage") else three
+    middle = show(float(np.median(values)))
+    if len(values) == 1:
+        return middle
+    low, high = np.percentile(values, [5, 95])
+    return f"{middle} ({show(float(low))}–{show(float(high))})"
+
+
+def _pairs(rows: Sequence[Row]) -> str:
+    lines = [["method", "layout", "median difference", "median ratio", "better on", "Wilcoxon p"]]
+    names = [row["method"] for row in rows if row["method"].startswith("lagged_ridge")]
+    for row in paired(rows, "lagged_ridge" if "lagged_ridge" in names else names[0]):
+        lines.append(
+            [
+                f"`{row['method']}`",
+                row["layout"],
+                f"{row['difference']:+.4f}",
+                three(row["ratio"]),
+                f"{row['better']} of {row['n']}",
+                f"{row['p']:.2g}",
+            ]
+        )
+    return _markdown(lines)
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *body = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
