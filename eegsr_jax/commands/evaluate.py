@@ -191,7 +191,10 @@ def _options(values: flags.FlagValues) -> Options:
     return Options(
         subjects=tuple(values.subject or values.subjects or ()),
         calibration_seconds=seconds,
-        **{name: tuple(getattr(values, name)) for name in _RUNS},
+        train_runs=tuple(values.train_runs),
+        test_runs=tuple(values.test_runs),
+        train_sessions=tuple(values.train_sessions),
+        test_sessions=tuple(values.test_sessions),
     )
 
 

@@ -37,7 +37,7 @@ def define_flags() -> flags.FlagValues:
 def run(values: flags.FlagValues) -> None:
     """Prepares the recordings, trains, and says what was made."""
     out = Path(required(values, "workdir"))
-    changes = values["set"].value
+    changes = values["set"].value or ()
     if values.config:
         experiment = config.load(values.config, changes)
     else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from eegsr_jax import layouts as ly
@@ -279,7 +280,7 @@ def _picture(
     method: Method, plan: PyTree, view: _View, seconds: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     truth = view.shown(_test_samples(view.data, seconds))
-    mean, std = method.apply(plan, truth[None, view.index], jax.random.key(0))
+    mean, std = method.apply(plan, jnp.asarray(truth[None, view.index]), jax.random.key(0))
     return truth, np.asarray(mean[0]), np.asarray(std[0])
 
 

@@ -17,6 +17,7 @@ counts).
 
 from __future__ import annotations
 
+import functools
 from importlib import resources
 from typing import Any
 
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eegsr_jax.errors import ConfigError
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import moments as mo
 from eegsr_jax.methods.base import (
@@ -35,11 +37,15 @@ from eegsr_jax.methods.base import (
     linear_plan,
     observed_source,
 )
-from eegsr_jax.methods.kernels import spline_kernel
+from eegsr_jax.methods.kernels import lead_field_kernel, spline_kernel
 from eegsr_jax.numerics import in_float64
 
 POPULATION_DATASET = "eegbci"
 POPULATION_PENALTY = 1e-2
+_KERNELS = {
+    "spline": functools.partial(spline_kernel, order=2),
+    "lead_field": lead_field_kernel,
+}
 _ARRAYS = ("positions", "centre", "covariance", "inflation")
 _COMMON = 10.0  # variance of the reference against that of the field, in the kernel prior
 _NUGGET = 1e-6  # of the kernel's variance, where it carries the covariance between electrodes
@@ -50,6 +56,7 @@ def gaussian(
     penalty: float = 1e-3,
     prior_samples: float = 640.0,
     any_reference: bool = False,
+    kernel: str = "spline",
 ) -> Method:
     """Gaussian conditional mean at -lags … +lags samples.
 
@@ -59,15 +66,20 @@ def gaussian(
       prior_samples: n0, how many samples of new data weigh as much as the prior.
       any_reference: treat the part common to all channels as unknown, for recordings whose
         reference is not that of the training data.
+      kernel: what stands before any data, "spline" (order 2) or "lead_field" (random dipoles).
     """
+    if kernel not in _KERNELS:
+        raise ConfigError(f"gaussian: kernel {kernel!r}; expected one of {', '.join(_KERNELS)}")
 
     def init(key, geometry: Geometry, window) -> dict[str, Any]:
         del key, window
+        prior = _kernel_prior(geometry.target, geometry.centre, kernel)
         return {
             "positions": geometry.target,
             "centre": geometry.centre,
-            "covariance": _kernel_prior(geometry.target, geometry.centre, 2 * lags + 1),
+            "covariance": jnp.zeros((2 * lags + 1, *prior.shape)).at[0].set(prior),
             "inflation": jnp.ones(()),
+            "timeless": jnp.ones(()),  # 1: nothing has been seen yet of how the field goes on
         }
 
     def update(params, sums, batch, geometry: Geometry):
@@ -111,22 +123,23 @@ def _unit_power(eeg: jax.Array) -> jax.Array:
 
 
 @in_float64
-def _kernel_prior(positions, centre, lags):
-    kernel = spline_kernel(positions, positions, centre, order=2)
-    covariance = kernel / jnp.mean(jnp.diagonal(kernel)) + _COMMON
-    covariance = covariance / jnp.mean(jnp.diagonal(covariance))
-    # Nothing is known about time: samples at different times are independent.
-    return jnp.zeros((lags, *covariance.shape)).at[0].set(covariance)
+def _kernel_prior(positions, centre, kernel):
+    field = _KERNELS[kernel](positions, positions, centre)
+    covariance = field / jnp.mean(jnp.diagonal(field)) + _COMMON
+    return covariance / jnp.mean(jnp.diagonal(covariance))
 
 
 @in_float64
 def _posterior(params, sums, geometry, lags, penalty, prior_samples, any_reference):
     channels = geometry.target.shape[0]
     zero = jnp.zeros((channels,))
-    before = params["covariance"]
 
     def updated(moments):
         _, new = mo.covariances(moments, zero)
+        # A prior that knows no time goes on as the data do: space and time apart.
+        fade = jnp.trace(new, axis1=1, axis2=2) / jnp.trace(new[0])
+        apart = fade[:, None, None] * params["covariance"][0]
+        before = jnp.where(params["timeless"] > 0, apart, params["covariance"])
         n = moments["count"]
         return (n * new + prior_samples * before) / (n + prior_samples)
 
@@ -148,6 +161,7 @@ def _posterior(params, sums, geometry, lags, penalty, prior_samples, any_referen
     enough = (sums["count"][mo.VALIDATE] > 0) & jnp.any(missing)
     return params | {
         "covariance": updated(mo.pooled(sums)),
+        "timeless": jnp.zeros(()),
         "inflation": jnp.where(enough, jnp.sqrt(ratio), params["inflation"]),
     }
 

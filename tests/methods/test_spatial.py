@@ -8,11 +8,11 @@ import mne
 import numpy as np
 import pytest
 
-from eegsr_jax.geometry import fit_sphere, make_geometry
+from eegsr_jax.geometry import make_geometry
 from eegsr_jax.layouts import EEGMMIDB, layout
-from eegsr_jax.methods import inverse_distance, minimum_norm, nearest, reconstruct, spherical_spline
+from eegsr_jax.methods import inverse_distance, minimum_norm, nearest, spherical_spline
 from eegsr_jax.methods.spatial import TUNING_ORDERS, TUNING_PENALTIES
-from eegsr_jax.training.loop import fit
+from eegsr_jax.training.loop import fit, jitted
 
 pytestmark = pytest.mark.filterwarnings("error:.*float64")
 
@@ -41,13 +41,15 @@ def interpolated_by_mne(eeg, positions, observed, **options):
     return raw.interpolate_bads(verbose="error", **options).get_data()
 
 
+def run(method, geometry, inputs, params=None):
+    params = method.init(None, geometry, None) if params is None else params
+    plan = jax.jit(method.plan)(params, geometry)
+    return jitted(method.apply)(plan, jnp.asarray(inputs, jnp.float32), None)
+
+
 def reconstructed(method, positions, observed, eeg):
     geometry = make_geometry(observed, list(positions), positions)
-    params = method.init(None, geometry, None)
-    inputs = jnp.asarray(eeg[None, np.asarray(geometry.observed_index)], jnp.float32)
-    return np.asarray(
-        jax.jit(lambda p, g, x: reconstruct(method, p, g, x))(params, geometry, inputs).mean[0]
-    )
+    return np.asarray(run(method, geometry, eeg[None, np.asarray(geometry.observed_index)]).mean[0])
 
 
 CASES = [("template", spec) for spec in EEGMMIDB] + [
@@ -102,7 +104,7 @@ def test_nearest_copies_the_nearest_electrode(which, request, rng):
     geometry = request.getfixturevalue(which)
     x = rng.standard_normal((2, len(geometry.observed), 9)).astype(np.float32)
     method = nearest()
-    found = reconstruct(method, method.init(None, geometry, None), geometry, jnp.asarray(x))
+    found = run(method, geometry, x)
     np.testing.assert_array_equal(found.mean, x[:, distances(geometry).argmin(1)])
 
 
@@ -112,7 +114,7 @@ def test_inverse_distance_is_the_weighted_average(which, power, request, rng):
     geometry = request.getfixturevalue(which)
     x = rng.standard_normal((2, len(geometry.observed), 9)).astype(np.float32)
     method = inverse_distance(power)
-    found = reconstruct(method, method.init(None, geometry, None), geometry, jnp.asarray(x))
+    found = run(method, geometry, x)
     weights = np.maximum(distances(geometry), 1e-6) ** -power
     expected = np.einsum("ml,blt->bmt", weights / weights.sum(1, keepdims=True), x)
     rows = missing(geometry)
@@ -125,7 +127,7 @@ def test_inverse_distance_is_the_weighted_average(which, power, request, rng):
 def test_a_constant_field_and_an_untrained_error_bar(make, mixed):
     method = make()
     x = jnp.full((1, 10, 3), 7.0)
-    found = reconstruct(method, method.init(None, mixed, None), mixed, x)
+    found = run(method, mixed, x)
     if make is not minimum_norm:  # shrinks towards zero
         np.testing.assert_allclose(found.mean, 7.0, rtol=1e-5)
     expected = np.where(missing(mixed), np.inf, 0.0)
@@ -143,7 +145,7 @@ def passes(eeg, part, size=8):
     return batches
 
 
-def weights_of(params, geometry, m=None):
+def weights_of(params, geometry):
     """A spline's matrix by NumPy, straight from Perrin's formulas."""
     order, penalty = params
     centre, observed, target = (
@@ -192,7 +194,7 @@ def test_error_bars_are_the_residual_of_the_map_on_the_data(make, geometry, simu
     method = make()
     params = fit(method, geometry, passes(eeg, part))
     index = np.asarray(geometry.observed_index)
-    found = reconstruct(method, params, geometry, jnp.asarray(eeg[:, index]))
+    found = run(method, geometry, eeg[:, index], params)
     residual = np.asarray(found.mean, float) - eeg
     rms = np.sqrt((residual**2).mean((0, 2)))
     rows = missing(geometry)

@@ -1,0 +1,256 @@
+"""The learned linear maps against scikit-learn and explicit NumPy on the same windows."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from eegsr_jax.methods import lagged_ridge, linear, reduced_rank, ridge
+from eegsr_jax.methods import moments as mo
+from eegsr_jax.training.loop import fit, jitted
+
+pytestmark = pytest.mark.filterwarnings("error")  # JAX warns where it truncates to float32
+
+LAGS, TIME = 2, 80
+PART = np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int32)
+PENALTIES = (1e-6, 1e-4, 1e-2, 1.0)
+
+
+@pytest.fixture(scope="module")
+def eeg(simulate):
+    """Eight windows without offsets, in units of about one."""
+    x = 1e5 * simulate(8, TIME)
+    return x - x.mean(-1, keepdims=True)
+
+
+def batches(eeg, part=PART, size=4):
+    def one_pass():
+        for i in range(0, len(eeg), size):
+            yield {"eeg": eeg[i : i + size], "part": part[i : i + size]}
+
+    return one_pass
+
+
+def missing(geometry):
+    return np.isin(np.arange(len(geometry.target)), geometry.observed_index, invert=True)
+
+
+def stacked(eeg, index, lags, mean):
+    """Inputs `[rows, K L]` and outputs `[rows, C]`; the tap is the slow axis.
+
+    The fit uses all products of a window with itself (the autocorrelation method): that is the
+    regression on centred windows with zeros around them, as long as no input is cut off. So each
+    window has rows for `lags` samples on either side of it, where the outputs are zero.
+    """
+    wide = np.pad(eeg.astype(float) - mean[:, None], ((0, 0), (0, 0), (2 * lags, 2 * lags)))
+    rows = np.arange(lags, wide.shape[-1] - lags)
+    taps = [wide[:, index][..., rows + shift] for shift in range(-lags, lags + 1)]
+    inputs = np.concatenate(taps, axis=1)
+    return tuple(a.transpose(0, 2, 1).reshape(-1, a.shape[1]) for a in (inputs, wide[..., rows]))
+
+
+def plain_ridge(inputs, outputs, penalty):
+    """scikit-learn's Ridge with our scaling of the penalty; weights `[K L, C]`.
+
+    Ours adds p tr(A) / n to A = X'X / N; Ridge adds alpha to X'X, so alpha = p tr(X'X) / n.
+    """
+    alpha = penalty * (inputs**2).sum() / inputs.shape[1]
+    return Ridge(alpha=alpha, fit_intercept=False, solver="cholesky").fit(inputs, outputs).coef_.T
+
+
+def plain_fit(eeg, part, geometry, lags, penalties):
+    """Choice on validation windows, refit on all, residual on validation windows."""
+    index, rows = np.asarray(geometry.observed_index), missing(geometry)
+    train, validate = eeg[part == 0], eeg[part == 1]
+    mean = train.astype(float).mean((0, 2))
+    inputs, outputs = stacked(validate, index, lags, mean)
+    scores = []
+    for penalty in penalties:
+        weights = plain_ridge(*stacked(train, index, lags, mean), penalty)
+        # Summed over the extended windows, divided by the samples inside them.
+        errors = ((inputs @ weights - outputs) ** 2).sum(0) / (len(validate) * eeg.shape[-1])
+        scores.append((errors[rows].sum(), penalty, np.sqrt(errors)))
+    _, penalty, std = min(scores, key=lambda s: s[0])
+    mean = eeg[part >= 0].astype(float).mean((0, 2))
+    weights = plain_ridge(*stacked(eeg[part >= 0], index, lags, mean), penalty)
+    filters = weights.reshape(2 * lags + 1, len(index), -1).transpose(0, 2, 1)
+    return {"filters": filters, "mean": mean, "std": std, "penalty": penalty}
+
+
+def close(found, expected, tolerance):
+    expected = np.asarray(expected)
+    assert np.abs(np.asarray(found) - expected).max() < tolerance * np.abs(expected).max()
+
+
+def test_ridge_is_scikit_learn_with_an_intercept(eeg, geometry):
+    offset = np.linspace(-5, 5, 20, dtype=np.float32)[:, None]
+    x = eeg + offset
+    params = fit(ridge(penalties=(1e-3,)), geometry, batches(x))
+    index = np.asarray(geometry.observed_index)
+    rows = x.transpose(0, 2, 1).reshape(-1, 20).astype(float)
+    inputs = rows[:, index]
+    alpha = 1e-3 * inputs.var(0).sum() / len(index) * len(inputs)
+    reference = Ridge(alpha=alpha, fit_intercept=True).fit(inputs, rows)
+    close(params["filters"][0], reference.coef_, 1e-5)
+    plan = jitted(ridge().plan)(params, geometry)
+    found = jitted(ridge().apply)(plan, jnp.asarray(x[:, index]), None)
+    expected = reference.predict(inputs).reshape(8, TIME, 20).transpose(0, 2, 1)
+    close(found.mean[:, missing(geometry)], expected[:, missing(geometry)], 1e-5)
+
+
+@pytest.mark.parametrize("lags", [0, LAGS])
+def test_the_fit_is_the_plain_loop_over_penalties(eeg, geometry, lags):
+    method = lagged_ridge(lags=lags, penalties=PENALTIES) if lags else ridge(penalties=PENALTIES)
+    part = PART if lags else np.array([0, 1, 1, 1, 1, 1, 1, 1], np.int32)
+    params = fit(method, geometry, batches(eeg, part))
+    expected = plain_fit(eeg, part, geometry, lags, PENALTIES)
+    assert float(params["penalty"]) == pytest.approx(expected["penalty"])
+    assert expected["penalty"] not in (PENALTIES[0], PENALTIES[-1])  # it had something to choose
+    rows = missing(geometry)
+    close(params["filters"][:, rows], expected["filters"][:, rows], 1e-6)
+    np.testing.assert_allclose(params["std"][rows], expected["std"][rows], rtol=1e-5)
+    assert params["filters"].shape == (2 * lags + 1, 20, 8)
+
+
+def test_the_error_bar_is_that_of_applying_the_training_map(eeg, geometry):
+    """Through `apply` itself: windows of which each has zeros for the lags on either side."""
+    train = fit(lagged_ridge(LAGS, (1e-3,)), geometry, batches(eeg[PART == 0], PART[PART == 0]))
+    both = fit(lagged_ridge(LAGS, (1e-3,)), geometry, batches(eeg))
+    index, rows = np.asarray(geometry.observed_index), missing(geometry)
+    wide = np.pad(eeg[PART == 1], ((0, 0), (0, 0), (LAGS, LAGS)))
+    plan = jitted(lagged_ridge(LAGS).plan)(train, geometry)
+    guess = jitted(lagged_ridge(LAGS).apply)(plan, jnp.asarray(wide[:, index]), None).mean
+    residual = np.asarray(guess, float) - wide
+    rms = np.sqrt((residual**2).sum((0, 2)) / (2 * TIME))
+    np.testing.assert_allclose(both["std"][rows], rms[rows], rtol=1e-4)
+    # Without the edges it differs by little: the error bar is honest for long recordings.
+    inside = residual[..., 2 * LAGS : -2 * LAGS]
+    np.testing.assert_allclose(np.sqrt((inside**2).mean((0, 2)))[rows], rms[rows], rtol=0.1)
+
+
+@pytest.mark.parametrize("offset", [1.0, 100.0])
+def test_an_offset_of_the_electrodes_changes_nothing(eeg, geometry, offset):
+    """Raw recordings carry offsets far above the EEG; only the mean may know."""
+    shift = offset * np.linspace(-1, 1, 20, dtype=np.float32)[:, None]
+    method = lagged_ridge(LAGS, (1e-3,))
+    still, moved = (fit(method, geometry, batches(x)) for x in (eeg, eeg + shift))
+    close(moved["filters"], still["filters"], 1e-3)
+    np.testing.assert_allclose(moved["std"], still["std"], rtol=1e-3)
+    np.testing.assert_allclose(moved["mean"], still["mean"] + shift[:, 0], atol=1e-4 * offset)
+
+
+def test_the_unit_changes_nothing_but_the_error_bar(eeg, geometry):
+    method = lagged_ridge(LAGS, PENALTIES)
+    volts, units = fit(method, geometry, batches(1e-5 * eeg)), fit(method, geometry, batches(eeg))
+    close(volts["filters"], units["filters"], 1e-5)
+    np.testing.assert_allclose(volts["std"], 1e-5 * units["std"], rtol=1e-4)
+
+
+def test_reduced_rank_is_the_textbook_formula(eeg, geometry):
+    """W V_r V_r', with V the right singular vectors of the missing channels' fitted values."""
+    ranks, penalties = (1, 2, 3, 5, 7), (1e-3,)
+    params = fit(reduced_rank(ranks, penalties), geometry, batches(eeg))
+    index, rows = np.asarray(geometry.observed_index), missing(geometry)
+
+    def map_of(windows, rank):
+        inputs, outputs = stacked(windows, index, 0, windows.astype(float).mean((0, 2)))
+        weights = plain_ridge(inputs, outputs[:, rows], penalties[0])
+        v = np.linalg.svd(inputs @ weights, full_matrices=False)[2][:rank].T
+        return weights @ v @ v.T
+
+    train, validate = eeg[PART == 0], eeg[PART == 1]
+    inputs, outputs = stacked(validate, index, 0, train.astype(float).mean((0, 2)))
+    errors = {r: ((inputs @ map_of(train, r) - outputs[:, rows]) ** 2).mean(0) for r in ranks}
+    rank = min(ranks, key=lambda r: errors[r].sum())
+    assert int(params["rank"]) == rank
+    close(params["filters"][0, rows], map_of(eeg, rank).T, 1e-5)
+    np.testing.assert_allclose(params["std"][rows], np.sqrt(errors[rank]), rtol=1e-4)
+
+
+def test_a_rank_must_be_below_the_number_of_inputs(eeg, geometry):
+    for ranks, chosen in (((2, 8, 12), 2), ((8, 12, 3), 3)):
+        assert int(fit(reduced_rank(ranks, (1e-3,)), geometry, batches(eeg))["rank"]) == chosen
+
+
+def test_inputs_of_deficient_rank_are_no_trouble(eeg, geometry):
+    """Average reference over the observed channels, a copy of a channel, and a flat one."""
+    index = np.asarray(geometry.observed_index)
+    x = eeg - eeg[:, index].mean(1, keepdims=True)
+    x[:, index[1]] = x[:, index[0]]
+    x[:, index[2]] = 0.0
+    for method in (ridge(), lagged_ridge(LAGS), reduced_rank((2, 4))):
+        params = fit(method, geometry, batches(x))
+        assert all(np.isfinite(v).all() for v in params.values())
+        rows = missing(geometry)
+        assert (params["std"][rows] < 1.05 * x[PART == 1].std((0, 2))[rows]).all()
+
+
+# ------------------------------------------------------------------------------ many fits in one
+
+
+def sums_of(eeg, part=PART):
+    return jax.jit(mo.add)(mo.zeros(20, 2 * LAGS), jnp.asarray(eeg), jnp.asarray(part))
+
+
+def test_vmap_over_subjects_is_one_fit_each(simulate, geometry):
+    subjects = [1e5 * simulate(8, TIME, seed) for seed in range(3)]
+    sums = [sums_of(x - x.mean(-1, keepdims=True)) for x in subjects]
+    together = jax.tree.map(lambda *a: np.stack(a), *sums)
+
+    def one(moments):
+        return linear.fit(moments, geometry.observed_index, LAGS, jnp.asarray(PENALTIES), (2, 4, 6))
+
+    many, single = jax.jit(jax.vmap(one))(together), jax.jit(one)
+    for i, moments in enumerate(sums):
+        alone = single(moments)
+        assert alone["rank"] == many["rank"][i] and alone["penalty"] == many["penalty"][i]
+        for name in ("filters", "mean", "std"):
+            close(many[name][i], alone[name], 1e-5)
+
+
+@pytest.mark.parametrize("ranks", [None, (2, 3, 5)])
+def test_vmap_over_padded_layouts_is_one_fit_each(eeg, ranks):
+    moments, penalties = sums_of(eeg), jnp.asarray(PENALTIES)
+    layouts = [[0, 3, 5, 11], [1, 2, 4, 8, 10, 12, 15], [7, 9, 16, 2]]
+    longest = max(map(len, layouts))
+    index = np.array([x + [0] * (longest - len(x)) for x in layouts], np.int32)  # 0 pads
+    present = np.array([[i < len(x) for i in range(longest)] for x in layouts])
+
+    def one(index, present):
+        return linear.fit(moments, index, LAGS, penalties, ranks, present)
+
+    many = jax.jit(jax.vmap(one))(index, present)
+    single = jax.jit(lambda index: linear.fit(moments, index, LAGS, penalties, ranks))
+    for i, channels in enumerate(layouts):
+        alone = single(jnp.asarray(channels, jnp.int32))
+        count = len(channels)
+        if ranks is not None:
+            assert alone["rank"] == many["rank"][i]
+        close(many["filters"][i][..., :count], alone["filters"], 1e-5)
+        np.testing.assert_array_equal(many["filters"][i][..., count:], 0.0)
+        assert alone["penalty"] == many["penalty"][i]
+        rows = np.isin(np.arange(20), channels, invert=True)
+        np.testing.assert_allclose(many["std"][i][rows], alone["std"][rows], rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------ what cannot be told
+
+
+@pytest.mark.parametrize("make", [ridge, lagged_ridge, reduced_rank])
+def test_without_validation_windows_the_error_bar_is_unknown(make, eeg, geometry):
+    """An error bar of zero would claim a perfect reconstruction."""
+    params = fit(make(), geometry, batches(eeg, np.zeros(8, np.int32)))
+    assert np.isfinite(params["filters"]).all()
+    assert np.isinf(params["std"][missing(geometry)]).all()
+
+
+@pytest.mark.parametrize("make", [ridge, lagged_ridge, reduced_rank])
+def test_untrained_params_have_the_shapes_of_trained_ones(make, eeg, geometry):
+    params = make().init(None, geometry, None)
+    trained = fit(make(), geometry, batches(eeg))
+    assert np.isinf(params["std"]).all() and not params["filters"].any()
+    for name, value in params.items():
+        assert value.shape == trained[name].shape and value.dtype == trained[name].dtype
