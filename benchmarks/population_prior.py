@@ -117,7 +117,7 @@ def main() -> None:
     print(f"inflation {params['inflation']:.3f}")
     if arguments.write:
         HOME.parent.mkdir(exist_ok=True)
-        np.savez_compressed(HOME, **params)
+        np.savez_compressed(HOME, allow_pickle=False, **params)
         print(f"{HOME.name}: {HOME.stat().st_size} bytes")
     print(
         "| recording | observed | IDW | spline | spline m=2 | MNE | population | 90 % bars cover |"

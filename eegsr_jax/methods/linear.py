@@ -92,7 +92,10 @@ def fit(
 
 
 def fit_layouts(
-    moments: mo.Moments, indices: Sequence[Sequence[int]], lags: int, penalties: jax.Array
+    moments: mo.Moments,
+    indices: Sequence[Sequence[int] | np.ndarray],
+    lags: int,
+    penalties: jax.Array,
 ) -> dict[str, jax.Array]:
     """`fit` for several layouts in one compiled call; padded to the largest, L.
 
