@@ -58,7 +58,8 @@ def train(root: str) -> dict[str, np.ndarray]:
             )
 
         params = fit(method, where, batches)
-    return {name: np.asarray(value, np.float32) for name, value in params.items()}
+    kept = ("positions", "centre", "covariance", "inflation")
+    return {name: np.asarray(params[name], np.float32) for name in kept}
 
 
 def score(source: str, montage: str | None, bads: list[str]) -> list[str]:
