@@ -74,6 +74,8 @@ def reconstruct_raw(
     """
     if bads not in ("repair", "keep"):
         raise ConfigError(f"bads={bads!r}: expected 'repair' or 'keep'")
+    if not 0 <= max_angle <= 180:
+        raise ConfigError(f"max_angle={max_angle}: expected 0 to 180 degrees")
     recording = read(raw, montage=montage)
     notes = list(recording.notes)
     wanted = _targets(target, recording, notes)

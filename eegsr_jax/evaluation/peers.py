@@ -35,8 +35,9 @@ def _windows(store: Store, window: int, centred: bool = False) -> list[Segment]:
 
 
 def _split(kind: str, windows: Sequence[Segment], parts, *, leaky: bool, seed: int | None) -> Split:
+    # In the order that they were dealt in: scores of batches depend on it.
     train, validate, test = (
-        tuple(windows[i] for i in np.sort(np.asarray(places, int))) for places in parts
+        tuple(windows[i] for i in np.asarray(places, int).tolist()) for places in parts
     )
     chosen = {"train": train, "validate": validate, "test": test}
     empty = [name for name, segments in chosen.items() if not segments]
@@ -58,7 +59,13 @@ def _dibima(store: Store, options: Options) -> list[Fold]:
         ) from None
 
     def deal(items, test_size, stratify=None):
-        return train_test_split(items, test_size=test_size, random_state=2, stratify=stratify)
+        try:
+            return train_test_split(items, test_size=test_size, random_state=2, stratify=stratify)
+        except ValueError as error:
+            raise SplitError(
+                f"protocol dibima: {len(items)} windows cannot be dealt ({error}); more data are "
+                "needed"
+            ) from None
 
     subjects = chosen_subjects(store, options)
     if len(subjects) > 4:  # the order of their subject-level split, which they do not use further
@@ -99,7 +106,7 @@ def _srgdiff(store: Store, options: Options) -> list[Fold]:
         train, test = np.arange(cut), np.arange(cut, len(windows))
     else:
         held_out = [s for s in subjects if s.lstrip("0S") in _SRGDIFF_TEST] or subjects[-3:]
-        is_test = np.array([chosen.recording(w.key).subject in held_out for w in windows])
+        is_test = np.array([chosen.recording(w.key).subject in held_out for w in windows], bool)
         train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
     # They have no validation part: ours is the end of the training part, so that nothing leaks.
     cut = int(0.8 * len(train))

@@ -83,13 +83,18 @@ def train(experiment: Experiment, store: Store, out: Path) -> Card:
     """Train on a store and write the run directory, which appears when it is complete.
 
     Raises:
-      ConfigError: `out` exists.
+      ConfigError: `out` exists, or nothing is left to train or to validate on.
       EEGSRError: the layout or method does not fit the data.
     """
     from eegsr_jax import __version__
 
     if out.exists():
         raise ConfigError(f"{out} exists; choose another --workdir, or delete it")
+    if not 0 < experiment.validate < 1:
+        raise ConfigError(
+            f"validate={experiment.validate}: expected a share between 0 and 1; error bars are set "
+            "on it"
+        )
     ((_, method),) = _one(experiment.method)
     segments = [whole(recording) for recording in store.recordings]
     parts = [
@@ -149,7 +154,7 @@ def load(path: str | Path) -> tuple[Method, PyTree, Geometry]:
     try:
         where = geometry.from_json(json.loads((path / "geometry.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}/geometry.json: cannot be read: {error}") from None
+        raise ConfigError(f"{path}/geometry.json: cannot be read: {error!r}") from None
     ((_, method),) = _one(card.experiment.method)
     like = method.init(jax.random.key(0), where, method.window)
     return method, load_params(path / _PARAMS, like), where
@@ -159,16 +164,17 @@ def load_card(path: str | Path) -> Card:
     """What the run's method expects of a recording.
 
     Raises:
-      ConfigError: not a run directory.
+      ConfigError: not a run directory, or a damaged one.
     """
     path = Path(path)
     try:
-        text = (path / "config.json").read_text()
+        return config.from_json(Card, (path / "config.json").read_text())
     except OSError:
         raise ConfigError(
             f"{path} is no run directory: it has no config.json; `eegsr train` makes one"
         ) from None
-    return config.from_json(Card, text)
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}/config.json: {error}") from None
 
 
 def _one(spec: str):
