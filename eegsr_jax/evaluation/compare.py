@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -68,22 +69,15 @@ def compare(
     for fold in folds:
         _refuse_known_subjects(fold.store, methods)
         data = _Data(fold, protocol, batch_size)
+        geometries = {spec: data.geometry(spec) for spec in layouts}  # all, before hours of work
         for reference in references:
-            for spec in layouts:
-                geometry = data.geometry(spec)
-                missing = np.setdiff1d(
-                    np.arange(len(data.channels)), np.asarray(geometry.observed_index)
-                )
-                if not len(missing):
-                    raise ChannelError(
-                        f"layout {spec!r} observes every channel: nothing is missing"
-                    )
+            for spec, geometry in geometries.items():
                 view = _View(data, geometry, reference)
                 pictures = {}
                 for label, method in methods.items():
                     params, timing = _trained(method, view, last_pass)
                     plan = jax.block_until_ready(jitted(method.plan)(params, nameless(geometry)))
-                    scores, speed = _score(method, plan, view, protocol.legacy_batch)
+                    scores, speed = _score(method, plan, view, protocol.legacy_batch, last_pass)
                     rows.append(
                         _row(label, spec, view, fold, protocol)
                         | scores.summary()
@@ -122,8 +116,12 @@ class _Data:
 
     def geometry(self, spec: str) -> Geometry:
         """The geometry of a layout; SUBJECT stands for the fold's own (as in EMAG's draws)."""
+        train = self.fold.split.train
         spec = spec.replace("SUBJECT", self.fold.subject)
-        return layout_geometry(self.store, self.fold.split.train, self.channels, spec)
+        geometry = layout_geometry(self.store, train, self.channels, spec)
+        if len(geometry.observed_names) == len(self.channels):
+            raise ChannelError(f"layout {spec!r} observes every channel: nothing is missing")
+        return geometry
 
     def batches(self, segments: Sequence[Segment]) -> Iterator[dict[str, np.ndarray]]:
         """Windows of some segments, unshuffled."""
@@ -186,7 +184,10 @@ class _View:
 class _Pass(dict):
     """Sums of the last training data seen, by stage: one pass serves all layouts and methods."""
 
-    owner: Any = None
+    def __init__(self):
+        super().__init__()
+        self.owner: Any = None
+        self.compiled: set[Any] = set()  # what has run once: functions with the shapes they saw
 
     def of(self, owner: Any) -> _Pass:
         if self.owner != owner:
@@ -194,27 +195,35 @@ class _Pass(dict):
             self.owner = owner
         return self
 
+    def timed(self, call: Callable[[], Any], *program: Any) -> tuple[Any, float, float]:
+        """The result of a call, its seconds, and the seconds that compiling took before it."""
+        first = 0.0
+        if program not in self.compiled:
+            self.compiled.add(program)
+            first = _seconds(call)[1]
+        result, seconds = _seconds(call)
+        return result, seconds, max(first - seconds, 0.0)
+
 
 def _trained(method: Method, view: _View, last: _Pass) -> tuple[PyTree, dict[str, float]]:
     """Params, and seconds for fitting and for compiling, apart."""
     split, geometry = view.data.fold.split, view.geometry
     owner = (split.train, split.validate, view.data.channels, view.reference)
     shared = last.of(owner if view.plain else (owner, tuple(view.index)))
+    shape = (len(view.index), len(view.missing))
     params, fitting, compiling = initial(method, geometry), 0.0, 0.0
     for stage in method.stages:
         key = (stage.start, stage.update)
         if key not in shared:
-            first = next(view.training())
-            compiling += _seconds(lambda: accumulate(stage, params, geometry, [first]))  # noqa: B023
-            begin = time.perf_counter()
-            sums = jax.block_until_ready(accumulate(stage, params, geometry, view.training()))
-            shared[key] = sums, time.perf_counter() - begin
+            # Compiled on one batch, so that the pass itself is timed without.
+            program = (stage.update, shape[1], view.data.window)
+            warm = partial(accumulate, stage, params, geometry, [next(view.training())])
+            compiling += last.timed(warm, *program)[2]
+            shared[key] = _seconds(partial(accumulate, stage, params, geometry, view.training()))
         sums, seconds = shared[key]
-        before = params
-        compiling += _seconds(lambda: solve(stage, before, sums, geometry))  # noqa: B023
-        begin = time.perf_counter()
-        params = jax.block_until_ready(solve(stage, before, sums, geometry))
-        fitting += seconds + time.perf_counter() - begin
+        call = partial(solve, stage, params, sums, geometry)
+        params, solving, compiled = last.timed(call, stage.solve, *shape)
+        fitting, compiling = fitting + seconds + solving, compiling + compiled
     if split.calibration:
         begin = time.perf_counter()
         for stage in method.stages:
@@ -224,13 +233,15 @@ def _trained(method: Method, view: _View, last: _Pass) -> tuple[PyTree, dict[str
     return params, {"fit_seconds": fitting, "compile_seconds": compiling}
 
 
-def _seconds(call: Callable[[], Any]) -> float:
+def _seconds(call: Callable[[], Any]) -> tuple[Any, float]:
     begin = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - begin
+    result = jax.block_until_ready(call())
+    return result, time.perf_counter() - begin
 
 
-def _score(method: Method, plan: PyTree, view: _View, legacy_batch: int) -> tuple[Scores, float]:
+def _score(
+    method: Method, plan: PyTree, view: _View, legacy_batch: int, last: _Pass
+) -> tuple[Scores, float]:
     """Scores on the test windows, and how many times faster than real time they were made."""
     data = view.data
     scores = Scores(view.missing, data.sfreq, legacy_batch)
@@ -240,11 +251,9 @@ def _score(method: Method, plan: PyTree, view: _View, legacy_batch: int) -> tupl
         observed = np.zeros((data.batch_size, len(view.index), data.window), np.float32)
         observed[: len(truth)] = truth[:, view.index]
         key = jax.random.fold_in(jax.random.key(0), number)
-        if number == 0:
-            jax.block_until_ready(apply(plan, observed, key))  # compiles
-        begin = time.perf_counter()
-        result = jax.block_until_ready(apply(plan, observed, key))
-        busy += (time.perf_counter() - begin) * len(truth) / data.batch_size
+        program = (method.apply, *observed.shape, len(view.missing))
+        result, seconds, _ = last.timed(partial(apply, plan, observed, key), *program)
+        busy += seconds * len(truth) / data.batch_size
         mean, std = (np.asarray(a)[: len(truth)] for a in result)
         scores.add(truth, mean, std)
     return scores, scores.windows * data.window / data.sfreq / busy

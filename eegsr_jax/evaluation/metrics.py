@@ -111,23 +111,24 @@ class Scores:
         if self.windows == 0:
             return {}
         self._add_legacy(np.empty((0,)), np.empty((0,)), last=True)
-        nmse = self.error[self.missing].sum() / self.power[self.missing].sum()
         samples = self.moments["missing"][0]
-        nmse_windows = np.concatenate(self.window_nmse)
+        nmse_windows = _finite(self.window_nmse)
         with np.errstate(divide="ignore", invalid="ignore"):
+            nmse = self.error[self.missing].sum() / self.power[self.missing].sum()
+            nmse_all = self.error.sum() / self.power.sum()
             snr = float(-10 * np.log10(nmse))
             bands = {f"nmse_{name}": float(e / p) for name, (e, p) in self.spectra.items()}
         return (
             {
                 "nmse_missing": float(nmse),
-                "nmse_all": float(self.error.sum() / self.power.sum()),
+                "nmse_all": float(nmse_all),
                 "nmse_all_batch": float(np.mean(self._legacy)),
                 "pcc_missing": _pearson(self.moments["missing"]),
                 "pcc_all": _pearson(self.moments["all"]),
                 "snr_missing_db": snr,
-                "nmse_window_median": float(np.nanmedian(nmse_windows)),
-                "nmse_window_mean": float(np.nanmean(nmse_windows)),
-                "pcc_window": float(np.nanmean(np.concatenate(self.window_pcc))),
+                "nmse_window_median": float(np.median(nmse_windows)),
+                "nmse_window_mean": float(np.mean(nmse_windows)),
+                "pcc_window": float(np.mean(_finite(self.window_pcc))),
             }
             | {
                 f"coverage_{level}": inside / samples if self.bounded else float("nan")
@@ -135,6 +136,13 @@ class Scores:
             }
             | bands
         )
+
+
+def _finite(values: list[np.ndarray]) -> np.ndarray:
+    """The values of all windows and channels that are not constant; nan where there is none."""
+    flat = np.concatenate(values).ravel()
+    flat = flat[np.isfinite(flat)]
+    return flat if flat.size else np.array([np.nan])
 
 
 def _pearson(sums: np.ndarray) -> float:
