@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from eegsr_jax.training.run import load, load_card
 from eegsr_jax.typing import PyTree
 
 MAX_ANGLE = 60.0  # degrees from the nearest observed electrode; half a head is about 100
+_ANY_MONTAGE = ("gaussian",)  # runs of the others know the electrodes they were trained on, only
 _ALIKE = 0.04  # metres; electrodes of one name farther apart are different electrodes
 
 
@@ -62,7 +63,8 @@ def reconstruct_raw(
     Args:
       raw: MNE `Raw`, `Epochs` or `Evoked`, or a file that MNE reads. Its bad channels are no input.
       target: the wanted electrodes: a montage name or file, a mapping of positions, a list of
-        names, or None for the channels of the recording (which repairs the bad ones).
+        names, or None for the channels of the recording (which repairs the bad ones), or with `run`
+        for those that it was trained to reconstruct.
       method: what reconstructs, a name or a `Method` that needs no training.
       run: a run directory of `eegsr train`, instead of `method`.
       montage: positions of the recording's electrodes, where the file has none.
@@ -78,10 +80,17 @@ def reconstruct_raw(
         raise ConfigError(f"max_angle={max_angle}: expected 0 to 180 degrees")
     recording = read(raw, montage=montage)
     notes = list(recording.notes)
-    wanted = _targets(target, recording, notes)
-    kept = [n for n in wanted if bads == "keep" and n in recording.bads]
     good = [n for n in recording.names if n not in recording.bads]
-    model, params, observed = _model(method, run, recording, good, notes)
+    model, params, trained = _model(method, run, recording, good, notes)
+    observed = good if trained is None else list(trained.observed_names)
+    known = {}
+    if trained is not None:
+        known = dict(zip(trained.target_names, np.asarray(trained.target), strict=True))
+        target = trained.target_names if target is None else target
+    wanted = _targets(target, recording, notes, known)
+    if trained is not None and model.name not in _ANY_MONTAGE:
+        _refuse_untrained(wanted, trained, f"run {run} ({model.name})")
+    kept = [n for n in wanted if bads == "keep" and n in recording.bads]
     here = dict(zip(recording.names, recording.positions, strict=True))
     positions = here | wanted
     centre = geo.fit_sphere(recording.positions)[0]
@@ -90,7 +99,10 @@ def reconstruct_raw(
     names, where = _within_reach(where, observed, positions, centre, max_angle, kept, notes)
     new = [n for n in names if n not in good and n not in kept]
     begin = time.perf_counter()
-    mean, error, power = _reconstructed(model, params, where, recording, observed)
+    plan_for = where if trained is None or model.name in _ANY_MONTAGE else trained
+    mean, error, power = _reconstructed(model, params, plan_for, recording, observed)
+    place = [plan_for.target_names.index(n) for n in names]
+    mean, error, power = mean[place], error[place], power[place]
     seconds = recording.data.shape[1] / recording.sfreq
     speed = seconds / (time.perf_counter() - begin)
     out = attach(
@@ -117,8 +129,13 @@ def reconstruct_raw(
     return Reconstructed(raw=out, reliability=table, notes=tuple(notes), times_real_time=speed)
 
 
-def _targets(target: Any, recording: Recording, notes: list[str]) -> dict[str, np.ndarray]:
-    """Wanted electrodes and their positions on the recording's own head, in order."""
+def _targets(
+    target: Any, recording: Recording, notes: list[str], known: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Wanted electrodes and their positions on the recording's own head, in order.
+
+    `known` are the positions of a run's electrodes, whose names need not be standard.
+    """
     here = dict(zip(recording.names, recording.positions, strict=True))
     if target is None:
         return here
@@ -129,7 +146,10 @@ def _targets(target: Any, recording: Recording, notes: list[str]) -> dict[str, n
         names = [geo.standard_name(n) for n in target]
     if names is not None and all(n in here for n in names):
         return {n: here[n] for n in names}
-    table = geo.montage("standard_1005" if names is not None else target)
+    if names is not None and all(n in here or n in known for n in names):
+        table = known
+    else:
+        table = geo.montage("standard_1005" if names is not None else target)
     table = {geo.standard_name(n): xyz for n, xyz in table.items()}
     if isinstance(target, Mapping):  # positions that the user measured are taken as they are
         return table | {n: here[n] for n in table if n in here}
@@ -153,19 +173,46 @@ def _targets(target: Any, recording: Recording, notes: list[str]) -> dict[str, n
     return {n: here[n] if n in here else fitted[n] for n in chosen}
 
 
+def _refuse_untrained(wanted: Iterable[str], trained: Geometry, run: str) -> None:
+    outside = [n for n in wanted if n not in trained.target_names]
+    if outside:
+        raise ChannelError(
+            f"target {', '.join(outside)}: {run} was trained to reconstruct "
+            f"{len(trained.target_names)} channels ({', '.join(trained.target_names[:6])}, …) and "
+            "no other; name targets among them, or train gaussian, which takes any montage"
+        )
+
+
 def _on_head(
     table: Mapping[str, np.ndarray], recording: Recording, notes: list[str]
 ) -> dict[str, np.ndarray]:
-    """A template's positions moved and scaled to the sphere of the recording's electrodes."""
-    theirs, radius = geo.fit_sphere(np.stack(list(table.values())))
-    ours, size = geo.fit_sphere(recording.positions)
-    shift = 1e3 * np.linalg.norm(ours - theirs)
+    """A template's positions, moved and scaled so that its sphere is that of the recorded head.
+
+    The spheres go through the electrodes of one name, where these agree: a head is no sphere, and
+    other electrodes would see another one. Else they go through all of them.
+    """
+    here = dict(zip(recording.names, recording.positions, strict=True))
+    shared = [n for n in table if n in here]
+    for theirs, ours in ((shared, shared), (list(table), recording.names)):
+        try:
+            centre, radius = geo.fit_sphere(np.reshape([table[n] for n in theirs], (-1, 3)))
+            origin, size = geo.fit_sphere(np.reshape([here[n] for n in ours], (-1, 3)))
+        except ChannelError:  # too few, or in one plane
+            continue
+        fitted = {n: (xyz - centre) * size / radius + origin for n, xyz in table.items()}
+        apart = [np.linalg.norm(fitted[n] - here[n]) for n in shared]
+        if ours is not shared or (np.median(apart) < _ALIKE / 2 and 0.7 < size / radius < 1.4):
+            break
+    else:
+        notes.append("positions of the targets taken as they are: too few to fix a head sphere")
+        return dict(table)
+    shift = 1e3 * np.linalg.norm(origin - centre)
     if shift > 1 or abs(size / radius - 1) > 0.01:
         notes.append(
             f"template scaled by {size / radius:.2f} and moved by {shift:.0f} mm onto the sphere "
             "of the recorded electrodes"
         )
-    return {n: (xyz - theirs) * size / radius + ours for n, xyz in table.items()}
+    return fitted
 
 
 def _model(
@@ -174,8 +221,8 @@ def _model(
     recording: Recording,
     good: list[str],
     notes: list[str],
-) -> tuple[Method, PyTree, list[str]]:
-    """Method, params (None before a geometry is known) and the channels that go in."""
+) -> tuple[Method, PyTree, Geometry | None]:
+    """Method, and of a run its params and the geometry that it was trained on."""
     if run is None:
         model = methods.make(method) if isinstance(method, str) else method
         if model.name in methods.NEEDS_TRAINING:
@@ -183,7 +230,7 @@ def _model(
                 f"method {model.name} needs training: make a run with `eegsr train` and give "
                 f"--run, or use one of {', '.join(methods.UNTRAINED)}"
             )
-        return model, None, good
+        return model, None, None
     model, params, trained = load(run)
     card = load_card(run)
     absent = [n for n in trained.observed_names if n not in good]
@@ -200,7 +247,7 @@ def _model(
         f"{step.l_freq}-{step.h_freq} Hz, {card.reference} reference; its error bars hold for such "
         "data"
     )
-    return model, params, list(trained.observed_names)
+    return model, params, trained
 
 
 def _within_reach(

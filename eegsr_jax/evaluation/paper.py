@@ -36,10 +36,9 @@ def page(title: str, header: Mapping[str, Any], rows: Sequence[Row]) -> str:
         where = f"{reference} reference" + (f", {seconds:g} s of calibration" if seconds else "")
         for score, words in _SCORES.items():
             parts.append(f"## {words}: {where}\n\n{_grid(own, score)}")
-        if len(subjects) > 1:
-            parts.append(
-                f"## Against the lagged ridge, subject by subject: {where}\n\n{_pairs(own)}"
-            )
+        for baseline in _baselines(own) if len(subjects) > 1 else ():
+            title = f"Against `{baseline}`, subject by subject: {where}"
+            parts.append(f"## {title}\n\n{_pairs(own, baseline)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -80,10 +79,17 @@ def _cell(values: np.ndarray, score: str) -> str:
     return f"{middle} ({show(float(low))}–{show(float(high))})"
 
 
-def _pairs(rows: Sequence[Row]) -> str:
+def _baselines(rows: Sequence[Row]) -> list[str]:
+    """The lagged ridge, and the default spline that most people use."""
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    lagged = [name for name in names if name.startswith("lagged_ridge")]
+    best = ["lagged_ridge"] if "lagged_ridge" in lagged else lagged[:1]
+    return best + [name for name in names if name == "spherical_spline"]
+
+
+def _pairs(rows: Sequence[Row], baseline: str) -> str:
     lines = [["method", "layout", "median difference", "median ratio", "better on", "Wilcoxon p"]]
-    names = [row["method"] for row in rows if row["method"].startswith("lagged_ridge")]
-    for row in paired(rows, "lagged_ridge" if "lagged_ridge" in names else names[0]):
+    for row in paired(rows, baseline):
         lines.append(
             [
                 f"`{row['method']}`",

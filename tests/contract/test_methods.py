@@ -1,0 +1,240 @@
+"""The contract of `docs/architecture.md`, kept by every method of the table `METHODS`."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from eegsr_jax.geometry import Geometry, make_geometry, montage
+from eegsr_jax.methods import METHODS, Method, Reconstruction, make, reconstruct
+from eegsr_jax.training.loop import fit, jitted
+
+# JAX warns where float64 is asked for and truncated; nothing else may warn either.
+pytestmark = pytest.mark.filterwarnings("error")
+
+OPTIONS = {"lagged_ridge": {"lags": 2}, "reduced_rank": {"ranks": (2, 3)}, "gaussian": {"lags": 1}}
+TARGETS = "Fp1 Fp2 F3 Fz F4 C3 Cz C4 P3 Pz P4 Oz".split()
+OBSERVED = "Fp1 C4 C3 Pz Oz".split()
+BATCH, TIME = 8, 24
+
+
+class Case(NamedTuple):
+    method: Method
+    geometry: Geometry
+    params: Any
+    plan: Any
+    x: jax.Array
+    expected: Reconstruction
+
+
+@pytest.fixture(scope="module")
+def geometry():
+    positions = {n: xyz for n, xyz in montage("standard_1005").items() if n in TARGETS}
+    return make_geometry(OBSERVED, TARGETS, positions)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def case(request, geometry):
+    method = make(request.param, **OPTIONS.get(request.param, {}))
+    generator = np.random.default_rng(0)
+    mixing = generator.standard_normal((12, 6))
+    eeg = np.einsum("cs,wst->wct", mixing, generator.standard_normal((24, 6, TIME)))
+    eeg = eeg.astype(np.float32)
+    part = (np.arange(16) >= 12).astype(np.int32)
+    with jax.numpy_dtype_promotion("strict"):  # as in the tests, to share their programs
+        params = fit(method, geometry, lambda: [{"eeg": eeg[:16], "part": part}])
+        plan = jitted(method.plan)(params, geometry)
+        x = jnp.asarray(eeg[16:, np.asarray(geometry.observed_index)])
+        return Case(method, geometry, params, plan, x, jitted(method.apply)(plan, x, None))
+
+
+def shifted(geometry, by):
+    """The same cap with its targets moved; a traced or a stacked shift will do."""
+    return dataclasses.replace(geometry, target=geometry.target + by)
+
+
+def same(found, expected, tolerance=2e-6):
+    """Equal to within `tolerance` of the largest number, leaf by leaf."""
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+def test_the_shapes_and_types_of_the_result(case):
+    assert isinstance(case.expected, Reconstruction)
+    for part in case.expected:
+        assert part.shape == (BATCH, 12, TIME) and part.dtype == jnp.float32
+        assert np.isfinite(part).all()
+    for tree in (case.params, case.plan):  # plain nested dicts of arrays, at the boundary
+        assert type(tree) is dict
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
+
+
+def test_jit_is_eager(case):
+    same(case.method.apply(case.plan, case.x, None), case.expected)
+
+
+@pytest.mark.slow  # dozens of small programs, one for each operation
+def test_jit_of_a_plan_is_eager(case):
+    same(reconstruct(case.method, case.params, case.geometry, case.x), case.expected, 1e-4)
+
+
+def test_vmap_over_windows_is_the_batch(case):
+    def one(window):
+        return jax.tree.map(lambda a: a[0], case.method.apply(case.plan, window[None], None))
+
+    same(jax.jit(jax.vmap(one))(case.x), case.expected)
+
+
+def test_vmap_over_positions_is_one_plan_each(case):
+    if case.method.name not in ("inverse_distance", "spherical_spline", "gaussian"):
+        pytest.skip("one method of each kind is enough")
+    shifts = jnp.asarray([0.0, 1e-3])
+
+    def plan(shift):
+        return case.method.plan(case.params, shifted(case.geometry, shift))
+
+    many = jax.jit(jax.vmap(plan))(shifts)
+    for i, shift in enumerate((0.0, 1e-3)):
+        one = jitted(case.method.plan)(case.params, shifted(case.geometry, shift))
+        same([leaf[i] for leaf in jax.tree.leaves(many)], jax.tree.leaves(one), 1e-4)
+
+
+def test_gradients_are_finite_also_under_rematerialisation(case):
+    """With respect to the data, every float of the params, and the positions of the electrodes."""
+
+    @jax.checkpoint
+    def loss(x, params, geometry):
+        mean, std = reconstruct(case.method, params, geometry, x)
+        return jnp.mean(mean**2) + jnp.mean(std**2)
+
+    function = jax.jit(jax.value_and_grad(loss, (0, 1, 2), allow_int=True))
+    _, found = function(case.x, case.params, case.geometry)
+    for gradient in jax.tree.leaves(found):
+        if gradient.dtype != jax.dtypes.float0:
+            assert np.isfinite(gradient).all()
+    # The gradient of the data against differences; the loss is a polynomial of them.
+    toward = jnp.cos(jnp.arange(case.x.size, dtype=jnp.float32)).reshape(case.x.shape)
+    slope = jnp.sum(found[0] * toward)
+    up, down = (function(case.x + s * toward, case.params, case.geometry)[0] for s in (0.1, -0.1))
+    np.testing.assert_allclose(slope, (up - down) / 0.2, rtol=1e-2)
+
+
+def test_inside_scan(case):
+    """Plan and apply in the body of the caller's loop."""
+
+    def body(total, x):
+        found = reconstruct(case.method, case.params, case.geometry, x)
+        return total + jnp.sum(found.mean), found
+
+    pieces = case.x.reshape(2, BATCH // 2, *case.x.shape[1:])
+    total, found = jax.jit(lambda p: jax.lax.scan(body, jnp.zeros(()), p))(pieces)
+    whole = jax.tree.map(lambda a: a.reshape(BATCH, *a.shape[2:]), found)
+    same(whole, case.expected, 1e-4)
+    assert np.isfinite(total)
+
+
+def test_a_second_call_compiles_nothing(case):
+    apply, plan, counts = jitted(case.method.apply), jitted(case.method.plan), []
+    for shift in (0.0, 1e-3):
+        params = jax.tree.map(jnp.array, case.params)
+        apply(plan(params, shifted(case.geometry, shift)), case.x + shift, None)
+        counts.append((apply._cache_size(), plan._cache_size()))
+    assert counts[0] == counts[1]
+
+
+def test_nothing_is_moved_from_or_to_the_host(case):
+    apply = jitted(case.method.apply)
+    with jax.transfer_guard("disallow"):
+        apply(case.plan, case.x, None)
+        with pytest.raises(Exception, match="host-to-device"):  # the guard is on
+            jnp.add(case.x, np.ones(case.x.shape, np.float32))
+
+
+def test_the_result_does_not_depend_on_the_batch(case):
+    apply = jitted(case.method.apply)
+    for first, last in ((0, 1), (3, 6)):
+        found = apply(case.plan, case.x[first:last], None)
+        same(found, [part[first:last] for part in case.expected])
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda a: a.name)
+def test_eight_devices_are_one(case, axis_type):
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        x = jax.device_put(case.x, NamedSharding(mesh, PartitionSpec("batch")))
+        plan = jax.device_put(case.plan, NamedSharding(mesh, PartitionSpec()))
+        found = jax.jit(case.method.apply)(plan, x, None)
+        assert found.mean.sharding.spec[0] == "batch"
+    same(found, case.expected)
+
+
+def test_no_constant_is_baked_into_the_programs(case):
+    text = jitted(case.method.apply).lower(case.plan, case.x, None).as_text()
+    assert len(text) < 64_000
+    # A plan of 64 electrodes, so that a matrix that was closed over would show.
+    places = np.random.default_rng(0).standard_normal((64, 3))
+    places = 0.1 * places / np.linalg.norm(places, axis=1, keepdims=True)
+    wide = Geometry(
+        observed=jnp.asarray(places[:32], jnp.float32),
+        target=jnp.asarray(places, jnp.float32),
+        observed_index=jnp.arange(32, dtype=jnp.int32),
+        centre=jnp.zeros(3),
+    )
+    params = jax.eval_shape(lambda: case.method.init(None, wide, None))
+    text = jax.jit(case.method.plan).lower(params, wide).as_text()
+    assert 'dense<"0x' not in text  # how StableHLO writes an array of more than a few numbers
+
+
+def test_export_with_a_symbolic_batch_and_length(case):
+    batch, time = export.symbolic_shape("b, t")
+    abstract = jax.ShapeDtypeStruct((batch, 5, time), jnp.float32)
+    plan = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), case.plan)
+
+    def function(plan, x):
+        return tuple(case.method.apply(plan, x, None))
+
+    blob = export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(plan, abstract)
+    again = export.deserialize(blob.serialize())
+    same(again.call(case.plan, case.x), tuple(case.expected))
+    assert again.call(case.plan, case.x[:3, :, :11])[0].shape == (3, 12, 11)
+
+
+def test_an_exported_method_runs_in_a_fresh_process_without_our_stack(case, tmp_path):
+    if case.method.name != "gaussian":
+        pytest.skip("one method is enough")
+    (batch,) = export.symbolic_shape("b")
+    abstract = jax.ShapeDtypeStruct((batch, 5, TIME), jnp.float32)
+
+    def function(plan, x):
+        return tuple(case.method.apply(plan, x, None))
+
+    blob = export.export(jax.jit(function))(case.plan, abstract).serialize()
+    (tmp_path / "method.bin").write_bytes(blob)
+    leaves = jax.tree.leaves(case.plan)
+    np.savez(tmp_path / "plan.npz", *[np.asarray(leaf) for leaf in leaves])
+    np.save(tmp_path / "x.npy", np.asarray(case.x))
+    names = sorted(case.plan)
+    script = f"""
+import sys, numpy as np, jax
+from jax import export
+arrays = np.load("plan.npz", allow_pickle=False)
+plan = dict(zip({names!r}, (arrays[k] for k in arrays.files), strict=True))
+exported = export.deserialize(bytearray(open("method.bin", "rb").read()))
+mean, std = exported.call(plan, np.load("x.npy"))
+np.savez("out.npz", mean=mean, std=std)
+assert not {{"flax", "mne", "eegsr_jax", "orbax"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=120)
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as found:
+        same((found["mean"], found["std"]), tuple(case.expected))
