@@ -25,6 +25,7 @@ from eegsr_jax.typing import PyTree
 
 MAX_ANGLE = 60.0  # degrees from the nearest observed electrode; half a head is about 100
 _ANY_MONTAGE = ("gaussian",)  # runs of the others know the electrodes they were trained on, only
+_SPHERE = 8  # electrodes; fewer do not fix a head sphere well enough to move others by it
 _ALIKE = 0.04  # metres; electrodes of one name farther apart are different electrodes
 
 
@@ -80,6 +81,7 @@ def reconstruct_raw(
         raise ConfigError(f"max_angle={max_angle}: expected 0 to 180 degrees")
     recording = read(raw, montage=montage)
     notes = list(recording.notes)
+    here = dict(zip(recording.names, recording.positions, strict=True))
     good = [n for n in recording.names if n not in recording.bads]
     model, params, trained = _model(method, run, recording, good, notes)
     observed = good if trained is None else list(trained.observed_names)
@@ -89,9 +91,9 @@ def reconstruct_raw(
         target = trained.target_names if target is None else target
     wanted = _targets(target, recording, notes, known)
     if trained is not None and model.name not in _ANY_MONTAGE:
-        _refuse_untrained(wanted, trained, f"run {run} ({model.name})")
+        made = [n for n in wanted if n not in good and not (bads == "keep" and n in here)]
+        _refuse_untrained(made, trained, f"run {run} ({model.name})")
     kept = [n for n in wanted if bads == "keep" and n in recording.bads]
-    here = dict(zip(recording.names, recording.positions, strict=True))
     positions = here | wanted
     centre = geo.fit_sphere(recording.positions)[0]
     names = tuple(wanted)
@@ -101,7 +103,8 @@ def reconstruct_raw(
     begin = time.perf_counter()
     plan_for = where if trained is None or model.name in _ANY_MONTAGE else trained
     mean, error, power = _reconstructed(model, params, plan_for, recording, observed)
-    place = [plan_for.target_names.index(n) for n in names]
+    rows = {n: i for i, n in enumerate(plan_for.target_names)}
+    place = [rows.get(n, 0) for n in names]  # no row is used of what is recorded
     mean, error, power = mean[place], error[place], power[place]
     seconds = recording.data.shape[1] / recording.sfreq
     speed = seconds / (time.perf_counter() - begin)
@@ -193,7 +196,8 @@ def _on_head(
     """
     here = dict(zip(recording.names, recording.positions, strict=True))
     shared = [n for n in table if n in here]
-    for theirs, ours in ((shared, shared), (list(table), recording.names)):
+    everything = list(table) if len(table) >= _SPHERE else []
+    for theirs, ours in ((shared, shared), (everything, recording.names)):
         try:
             centre, radius = geo.fit_sphere(np.reshape([table[n] for n in theirs], (-1, 3)))
             origin, size = geo.fit_sphere(np.reshape([here[n] for n in ours], (-1, 3)))
