@@ -90,16 +90,16 @@ def reconstruct_raw(
         known = dict(zip(trained.target_names, np.asarray(trained.target), strict=True))
         target = trained.target_names if target is None else target
     wanted = _targets(target, recording, notes, known)
-    if trained is not None and model.name not in _ANY_MONTAGE:
-        made = [n for n in wanted if n not in good and not (bads == "keep" and n in here)]
-        _refuse_untrained(made, trained, f"run {run} ({model.name})")
     kept = [n for n in wanted if bads == "keep" and n in recording.bads]
+    new = [n for n in wanted if n not in good and n not in kept]
+    if trained is not None and model.name not in _ANY_MONTAGE:
+        _refuse_untrained(new, trained, f"run {run} ({model.name})")
     positions = here | wanted
     centre = geo.fit_sphere(recording.positions)[0]
     names = tuple(wanted)
     where = make_geometry(observed, names, positions, centre=centre)
     names, where = _within_reach(where, observed, positions, centre, max_angle, kept, notes)
-    new = [n for n in names if n not in good and n not in kept]
+    new = [n for n in new if n in names]
     begin = time.perf_counter()
     plan_for = where if trained is None or model.name in _ANY_MONTAGE else trained
     mean, error, power = _reconstructed(model, params, plan_for, recording, observed)

@@ -130,14 +130,15 @@ def test_every_page_is_in_the_index():
     assert [p for p in pages if p != "README.md" and f"({p})" not in index] == []
 
 
-# ----------------------------------------------------------------------------- the checks themselves
+# ---------------------------------------------------------------------------- the checks themselves
 
 
 def test_what_is_wrong_is_found(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text(
         "# A b: c\n[x](no.md) [y](#a-b-c)\n\n<!-- needs data -->\n```python\n1 / 0\n```\n"
-        "```python\nassert False\n```\n```console\n$ eegsr train --wrkdir=x \\\n  --set a=1  # why\n```\n"
+        "```python\nassert False\n```\n"
+        "```console\n$ eegsr train --wrkdir=x \\\n  --set a=1  # why\n```\n"
     )
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     with pytest.raises(AssertionError, match="links to no.md"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import mne
 import numpy as np
@@ -30,7 +28,7 @@ def template():
 
 @pytest.fixture(scope="module")
 def make_raw(template):
-    """`make_raw(names, seconds)`: smooth fields of the scalp, about 20 µV, and a stimulus channel."""
+    """`make_raw(names, seconds)`: smooth fields, about 20 µV, and a stimulus channel."""
 
     def make_one(names=NAMES, seconds=6.0, sfreq=SFREQ, positions=template):
         place = np.stack([positions[n] for n in names])
@@ -44,9 +42,7 @@ def make_raw(template):
         data = 2e-5 * field @ waves + 1e-7 * rng.standard_normal((len(names), len(time)))
         info = mne.create_info([*names, "STI"], sfreq, ["eeg"] * len(names) + ["stim"])
         raw = mne.io.RawArray(np.vstack([data, time // 1]), info, verbose="error")
-        dig = mne.channels.make_dig_montage(
-            {n: positions[n] for n in names}, coord_frame="head"
-        )
+        dig = mne.channels.make_dig_montage({n: positions[n] for n in names}, coord_frame="head")
         return raw.set_montage(dig)
 
     return make_one
@@ -335,7 +331,11 @@ def test_a_run_says_what_does_not_fit(make_raw, run, raw, tmp_path):
         ({"target": "biosemi65"}, ChannelError, "'biosemi65' is neither a file nor"),
         ({"target": ["Cz", "XX9", "YY"]}, ChannelError, "target XX9, YY: neither in the recording"),
         ({"target": {"Cz": [0, 0, np.nan]}}, ChannelError, "position of Cz"),
-        ({"target": {"Aa": [0, 0, 0.1], "Bb": [0, 0, 0.1]}}, ChannelError, "Aa and Bb have the same"),
+        (
+            {"target": {"Aa": [0, 0, 0.1], "Bb": [0, 0, 0.1]}},
+            ChannelError,
+            "Aa and Bb have the same",
+        ),
         ({"montage": "nowhere"}, ChannelError, "'nowhere'"),
     ],
 )

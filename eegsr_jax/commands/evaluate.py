@@ -29,6 +29,7 @@ from eegsr_jax.evaluation import paper, report, tables
 from eegsr_jax.evaluation.compare import REFERENCES, Stretch, compare, floor_rows
 from eegsr_jax.evaluation.folds import Options, Protocol
 from eegsr_jax.evaluation.protocols import PROTOCOLS, protocol
+from eegsr_jax.layouts import NAMED
 
 ARGUMENTS = ()
 DEFAULT_METHODS = (
@@ -51,8 +52,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("protocol", "within_runs", text, flag_values=values)
     for name in _RUNS:
         flags.DEFINE_list(name, [], f"Which {name.split('_')[1]}.", flag_values=values)
-    text = "Observed channels, with commas between: case2_4x, random:16:0, spread:16, …"
-    flags.DEFINE_list("layout", ["case2_4x"], text, flag_values=values)
+    text = "Layouts: case2_4x,random:16:0,spread:16,…; or one, as names of channels: Fz,Cz,Pz,Oz."
+    flags.DEFINE_string("layout", "case2_4x", text, flag_values=values)
     flags.DEFINE_string("methods", DEFAULT_METHODS, "What to compare.", flag_values=values)
     text = f"One or both of {', '.join(REFERENCES)}."
     flags.DEFINE_list("reference", ["native"], text, flag_values=values)
@@ -76,12 +77,16 @@ def run(values: flags.FlagValues) -> None:
     if taken and not values.overwrite:
         raise ConfigError(f"{taken[0]} exists; choose another --out, or say --overwrite")
     options = _options(values)
+    for name in chosen.needs:  # told before hours of reading
+        if not getattr(options, name):
+            both = " and --".join(chosen.needs)
+            raise ConfigError(f"--{name} is missing: protocol {chosen.name} needs --{both}")
     store = _store(values, chosen, out)
     rows, stretch = compare(
         chosen.folds(store, options),
         chosen,
         compared,
-        values.layout,
+        _layouts(values.layout),
         references=values.reference,
         say=lambda line: print(line, file=sys.stderr),
     )
@@ -196,6 +201,13 @@ def _options(values: flags.FlagValues) -> Options:
         train_sessions=tuple(values.train_sessions),
         test_sessions=tuple(values.test_sessions),
     )
+
+
+def _layouts(text: str) -> list[str]:
+    """The layouts of the flag; names of channels alone are one layout."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    several = any(part in NAMED or ":" in part for part in parts)
+    return parts if several else [",".join(parts)]
 
 
 def _check_references(names: list[str]) -> None:

@@ -41,6 +41,7 @@ class Protocol:
       name, summary: as printed.
       preprocessing: preset that the data are prepared with, unless the user says otherwise.
       folds: store and options to folds.
+      needs: which of the options must be given.
       window_seconds, window_samples: length of a window; samples win where given.
       zscore: every window and channel is standardised, with the truth's own statistics.
       legacy_batch: windows per batch of `nmse_all_batch`.
@@ -50,6 +51,7 @@ class Protocol:
     name: str
     summary: str
     folds: Callable[[Store, Options], list[Fold]]
+    needs: tuple[str, ...] = ()
     preprocessing: str = "default"
     window_seconds: float = 2.0
     window_samples: int | None = None

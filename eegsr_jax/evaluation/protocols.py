@@ -99,11 +99,13 @@ OURS = (
         name="within_runs",
         summary="each subject by itself: some runs train (their last 20 % validate), others test",
         folds=_within_runs,
+        needs=("train_runs", "test_runs"),
     ),
     Protocol(
         name="within_sessions",
         summary="each subject by itself: some sessions train, others test",
         folds=_within_sessions,
+        needs=("train_sessions", "test_sessions"),
     ),
     Protocol(
         name="chronological",

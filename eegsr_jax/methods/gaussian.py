@@ -138,7 +138,7 @@ def _posterior(params, sums, geometry, lags, penalty, prior_samples, any_referen
         _, new = mo.covariances(moments, zero)
         # A prior that knows no time goes on as the data do: space and time apart.
         fade = jnp.trace(new, axis1=1, axis2=2) / jnp.trace(new[0])
-        apart = fade[:, None, None] * params["covariance"][0]
+        apart = fade[:, None, None] * params["covariance"][:1]
         before = jnp.where(params["timeless"] > 0, apart, params["covariance"])
         n = moments["count"]
         return (n * new + prior_samples * before) / (n + prior_samples)

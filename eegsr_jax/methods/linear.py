@@ -158,14 +158,15 @@ def _fit(moments, index, lags, penalties, ranks, present):
     if ranks is not None:
         basis = _fitted_basis(train_normal[0], weights, observed)
         usable = jnp.asarray(ranks)
-        projected = [(weights @ basis[:, :r]) @ basis[:, :r].T for r in ranks]
+        missing = jnp.where(observed[None], 0.0, weights)
+        projected = [(missing @ basis[:, :r]) @ basis[:, :r].T for r in ranks]
         scores = jnp.stack([missing_error(w) for w in projected])
         scores = jnp.where(usable < jnp.sum(present, dtype=usable.dtype), scores, jnp.inf)
         chosen = argmin(scores)
         rank, weights = usable[chosen], jnp.stack(projected)[chosen]
         basis = _fitted_basis(both_normal[0], refitted, observed)
         basis = jnp.where(jnp.arange(basis.shape[1])[None] < rank, basis, 0.0)
-        refitted = (refitted @ basis) @ basis.T
+        refitted = (jnp.where(observed[None], 0.0, refitted) @ basis) @ basis.T
     channels = mean.shape[0]
     return {
         "filters": refitted.reshape(taps, inputs, channels).transpose(0, 2, 1),

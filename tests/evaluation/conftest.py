@@ -15,6 +15,9 @@ from eegsr_jax.data.recording import Recording
 from eegsr_jax.data.store import Store, prepare
 
 TARGETS = "Fp1 Fp2 F7 F3 Fz F4 F8 T7 C3 Cz C4 T8 P7 P3 Pz P4 P8 O1 O2 Oz".split()
+POSITIONS = 0.09 * np.array(
+    [[0, 0, 1], [0, 1, 0], [0, -0.7, 0.7], [-1, 0, 0], [1, 0, 0], [0, -1, 0]]
+)
 RUN_STEP = 4000  # samples between the ramps of two recordings; none is longer
 
 
@@ -51,8 +54,7 @@ def ramps(tmp_path: Path) -> Callable[..., Store]:
                 data=np.concatenate([time[None], noise]),
                 sfreq=sfreq,
                 names=("Cz", "Fz", "Pz", "C3", "C4", "Oz"),
-                positions=0.09
-                * np.array([[0, 0, 1], [0, 1, 0], [0, -0.7, 0.7], [-1, 0, 0], [1, 0, 0], [0, -1, 0]]),
+                positions=POSITIONS,
                 usable=np.ones(samples, bool),
                 subject=subject,
                 session=session,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +29,8 @@ def seen(a, b):
 
 def in_double(function, a, b, **options):
     with jax.enable_x64(True):
-        return np.asarray(
-            function(*(jnp.asarray(x, jnp.float64) for x in (a, b, CENTRE)), **options)
-        )
+        arrays = (jnp.asarray(x, jnp.float64) for x in (a, b, CENTRE))
+        return np.asarray(jax.jit(functools.partial(function, **options))(*arrays))
 
 
 @pytest.mark.parametrize(("order", "terms"), [(4, 50), (2, 50), (3, 50), (4, 7)])
@@ -63,6 +64,7 @@ def test_kernels_are_covariances(electrodes, kernel):
 def test_kernels_are_differentiable_where_electrodes_coincide(electrodes, kernel):
     a, _ = electrodes
 
+    @jax.jit
     def total(places):
         return jnp.sum(kernel(places, places, jnp.asarray(CENTRE, places.dtype)) ** 2)
 

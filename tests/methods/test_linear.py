@@ -200,26 +200,31 @@ def sums_of(eeg, part=PART):
     return jax.jit(mo.add)(mo.zeros(20, 2 * LAGS), jnp.asarray(eeg), jnp.asarray(part))
 
 
-def test_vmap_over_subjects_is_one_fit_each(simulate, geometry):
-    subjects = [1e5 * simulate(8, TIME, seed) for seed in range(3)]
+LAYOUTS = [[0, 3, 5, 11], [1, 2, 4, 8, 10, 12, 15]]
+
+
+def test_subjects_and_layouts_in_one_call_are_one_fit_each(simulate):
+    subjects = [1e5 * simulate(8, TIME, seed) for seed in range(2)]
     sums = [sums_of(x - x.mean(-1, keepdims=True)) for x in subjects]
     together = jax.tree.map(lambda *a: np.stack(a), *sums)
-
-    def one(moments):
-        return linear.fit(moments, geometry.observed_index, LAGS, jnp.asarray(PENALTIES))
-
-    many, single = jax.jit(jax.vmap(one))(together), jax.jit(one)
-    for i, moments in enumerate(sums):
-        alone = single(moments)
-        assert alone["penalty"] == many["penalty"][i]
-        for name in ("filters", "mean", "std"):
-            close(many[name][i], alone[name], 1e-5)
+    penalties = jnp.asarray(PENALTIES)
+    many = jax.jit(lambda m: linear.fit_layouts(m, LAYOUTS, LAGS, penalties))(together)
+    single = jax.jit(lambda m, index: linear.fit(m, index, LAGS, penalties))
+    for row, channels in enumerate(LAYOUTS):
+        missed = np.isin(np.arange(20), channels, invert=True)
+        for subject, moments in enumerate(sums):
+            found = {name: value[subject, row] for name, value in many.items()}
+            alone = single(moments, jnp.asarray(channels, jnp.int32))
+            assert alone["penalty"] == found["penalty"]
+            close(found["filters"][..., : len(channels)], alone["filters"], 1e-5)
+            np.testing.assert_array_equal(found["filters"][..., len(channels) :], 0.0)
+            close(found["mean"], alone["mean"], 1e-5)
+            np.testing.assert_allclose(found["std"][missed], alone["std"][missed], rtol=1e-5)
 
 
 def test_vmap_over_padded_layouts_is_one_fit_each(eeg):
     moments, penalties, ranks = sums_of(eeg), jnp.asarray(PENALTIES), (2, 3, 5)
-    layouts = [[0, 3, 5, 11], [1, 2, 4, 8, 10, 12, 15]]
-    longest = max(map(len, layouts))
+    layouts, longest = LAYOUTS, 7
     index = np.array([x + [0] * (longest - len(x)) for x in layouts], np.int32)  # 0 pads
     present = np.array([[i < len(x) for i in range(longest)] for x in layouts])
 

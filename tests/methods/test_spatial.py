@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import mne
 import numpy as np
@@ -12,7 +11,7 @@ from eegsr_jax.geometry import make_geometry
 from eegsr_jax.layouts import EEGMMIDB, layout
 from eegsr_jax.methods import inverse_distance, minimum_norm, nearest, spherical_spline
 from eegsr_jax.methods.spatial import TUNING_ORDERS, TUNING_PENALTIES
-from eegsr_jax.training.loop import fit, jitted
+from eegsr_jax.training.loop import fit, jitted, nameless
 
 pytestmark = pytest.mark.filterwarnings("error:.*float64")
 
@@ -43,7 +42,7 @@ def interpolated_by_mne(eeg, positions, observed, **options):
 
 def run(method, geometry, inputs, params=None):
     params = method.init(None, geometry, None) if params is None else params
-    plan = jax.jit(method.plan)(params, geometry)
+    plan = jitted(method.plan)(params, nameless(geometry))
     return jitted(method.apply)(plan, jnp.asarray(inputs, jnp.float32), None)
 
 
@@ -52,6 +51,8 @@ def reconstructed(method, positions, observed, eeg):
     return np.asarray(run(method, geometry, eeg[None, np.asarray(geometry.observed_index)]).mean[0])
 
 
+# One of each, so that each is compiled once for layouts of one size.
+ALL = {m.name: m for m in (nearest(), inverse_distance(), spherical_spline(), minimum_norm())}
 CASES = [("template", spec) for spec in EEGMMIDB] + [
     ("digitised", "case2_4x"),
     ("digitised", "case1_8x"),
@@ -64,7 +65,7 @@ def test_spherical_spline_is_mne(caps, cap, spec, rng):
     observed = layout(spec, names)
     eeg = rng.standard_normal((64, 40)).astype(np.float32).astype(float)
     expected = interpolated_by_mne(eeg, caps[cap], observed)
-    found = reconstructed(spherical_spline(), caps[cap], observed, eeg)
+    found = reconstructed(ALL["spherical_spline"], caps[cap], observed, eeg)
     assert np.abs(found - expected).max() < 1e-6 * np.abs(expected).max()
 
 
@@ -75,7 +76,7 @@ def test_minimum_norm_is_mne(caps, cap, spec, rng):
     observed = layout(spec, list(caps[cap]))
     eeg = 1e-5 * rng.standard_normal((64, 40)).astype(np.float32).astype(float)
     expected = interpolated_by_mne(eeg, caps[cap], observed, method=dict(eeg="MNE"))
-    found = reconstructed(minimum_norm(), caps[cap], observed, eeg)
+    found = reconstructed(ALL["minimum_norm"], caps[cap], observed, eeg)
     assert np.abs(found - expected).max() < 1e-6 * np.abs(expected).max()
 
 
@@ -83,7 +84,7 @@ def test_minimum_norm_is_mne(caps, cap, spec, rng):
 
 
 @pytest.fixture(scope="module")
-def mixed(caps, template):
+def mixed(template):
     """Ten inputs, of which four are no targets, and twelve targets elsewhere."""
     inputs = "Fz Cz Pz Oz T7 T8 FFC3h FFC4h CPP3h CPP4h".split()
     targets = "Fp1 Fp2 F3 Fz F4 C3 Cz C4 P3 Pz P4 O1".split()
@@ -103,7 +104,7 @@ def missing(geometry):
 def test_nearest_copies_the_nearest_electrode(which, request, rng):
     geometry = request.getfixturevalue(which)
     x = rng.standard_normal((2, len(geometry.observed), 9)).astype(np.float32)
-    method = nearest()
+    method = ALL["nearest"]
     found = run(method, geometry, x)
     np.testing.assert_array_equal(found.mean, x[:, distances(geometry).argmin(1)])
 
@@ -123,12 +124,12 @@ def test_inverse_distance_is_the_weighted_average(which, power, request, rng):
     np.testing.assert_array_equal(found.mean[:, place[place >= 0]], x[:, place >= 0])
 
 
-@pytest.mark.parametrize("make", [nearest, inverse_distance, spherical_spline, minimum_norm])
-def test_a_constant_field_and_an_untrained_error_bar(make, mixed):
-    method = make()
+@pytest.mark.parametrize("name", ALL)
+def test_a_constant_field_and_an_untrained_error_bar(name, mixed):
+    method = ALL[name]
     x = jnp.full((1, 10, 3), 7.0)
     found = run(method, mixed, x)
-    if make is not minimum_norm:  # shrinks towards zero
+    if name != "minimum_norm":  # shrinks towards zero
         np.testing.assert_allclose(found.mean, 7.0, rtol=1e-5)
     expected = np.where(missing(mixed), np.inf, 0.0)
     np.testing.assert_array_equal(found.std, np.broadcast_to(expected[:, None], (1, 12, 3)))
@@ -185,13 +186,13 @@ def test_tuning_picks_what_a_plain_loop_picks(geometry, simulate):
     np.testing.assert_allclose(params["std"][rows], rms[rows], rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", [nearest, inverse_distance, spherical_spline, minimum_norm])
-def test_error_bars_are_the_residual_of_the_map_on_the_data(make, geometry, simulate):
+@pytest.mark.parametrize("name", ALL)
+def test_error_bars_are_the_residual_of_the_map_on_the_data(name, geometry, simulate):
     # Offsets too: a fixed map has no mean to take out, so its error has the mean's share.
     offset = 1e-5 * np.arange(20, dtype=np.float32)[:, None]
     eeg = simulate(8, 100) + offset
     part = np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int32)
-    method = make()
+    method = ALL[name]
     params = fit(method, geometry, passes(eeg, part))
     index = np.asarray(geometry.observed_index)
     found = run(method, geometry, eeg[:, index], params)

@@ -84,9 +84,7 @@ def test_loaded_is_what_was_trained(trained, store):
     expected = fit(
         make("lagged_ridge", lags=2),
         where,
-        lambda: training_windows(
-            store, train, validate, window=160, batch_size=32, channels=NAMES
-        ),
+        lambda: training_windows(store, train, validate, window=160, batch_size=32, channels=NAMES),
     )
     assert jax.tree.structure(params) == jax.tree.structure(expected)
     for name, array in expected.items():
