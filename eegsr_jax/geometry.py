@@ -94,7 +94,7 @@ def montage(source: Any) -> dict[str, np.ndarray]:
         positions = {str(k): np.asarray(v, float) for k, v in source.items()}
         label = "the mapping"
     elif isinstance(source, str | Path):
-        positions = dict(_montage_by_name(str(source)))
+        positions = _montage_by_name(str(source))
         label = f"montage {str(source)!r}"
     else:
         positions, label = _from_dig(source), "the DigMontage"
@@ -113,8 +113,7 @@ def montage(source: Any) -> dict[str, np.ndarray]:
     return positions
 
 
-@functools.lru_cache(maxsize=16)
-def _montage_by_name(name: str) -> tuple[tuple[str, np.ndarray], ...]:
+def _montage_by_name(name: str) -> dict[str, np.ndarray]:
     import mne
 
     # MNE 1.13 renamed the standard_ templates (same coordinates): accept both names everywhere,
@@ -124,7 +123,7 @@ def _montage_by_name(name: str) -> tuple[tuple[str, np.ndarray], ...]:
     twins = [f"{family}_{stem}" for family in ("colin27", "standard")]
     built_in = next((n for n in (twins if name in twins else [name]) if n in known), None)
     if built_in is not None:
-        return tuple(_from_dig(mne.channels.make_standard_montage(built_in)).items())
+        return {n: xyz.copy() for n, xyz in _built_in_montage(built_in)}
     path = Path(name)
     if not path.is_file():
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
@@ -133,11 +132,18 @@ def _montage_by_name(name: str) -> tuple[tuple[str, np.ndarray], ...]:
             f"montage {name!r} is neither a file nor one of MNE's {len(known)} montages{hint}"
         )
     if path.suffix == ".tsv":
-        return tuple(_read_tsv(path).items())
+        return _read_tsv(path)
     try:
-        return tuple(_from_dig(mne.channels.read_custom_montage(path)).items())
+        return _from_dig(mne.channels.read_custom_montage(path))
     except Exception as error:  # MNE raises many kinds; the user needs one line with the file
         raise ChannelError(f"montage file {path}: {error}") from error
+
+
+@functools.lru_cache(maxsize=16)
+def _built_in_montage(name: str) -> tuple[tuple[str, np.ndarray], ...]:
+    import mne
+
+    return tuple(_from_dig(mne.channels.make_standard_montage(name)).items())
 
 
 def _from_dig(dig: Any) -> dict[str, np.ndarray]:
@@ -156,12 +162,14 @@ def _from_dig(dig: Any) -> dict[str, np.ndarray]:
 
 
 def _read_tsv(path: Path) -> dict[str, np.ndarray]:
-    header, *rows = [line.split("\t") for line in path.read_text().splitlines() if line.strip()]
+    lines = [line.split("\t") for line in path.read_text().splitlines() if line.strip()]
+    header, rows = (lines or [[]])[0], lines[1:]
     columns = {c.strip().lower(): i for i, c in enumerate(header)}
     if not {"name", "x", "y", "z"} <= set(columns):
         raise ChannelError(f"{path}: columns are {header}; expected name, x, y, z (metres)")
     out = {}
     for row in rows:
+        row = row + [""] * (len(header) - len(row))
         name = row[columns["name"]].strip()
         cells = [row[columns[axis]].strip() for axis in "xyz"]
         if "n/a" in cells:
@@ -255,6 +263,12 @@ def make_geometry(
                 "position; give a montage that has them"
             )
         where[role] = np.stack([table[k] for k in keys])
+        lost = [n for n, xyz in zip(names, where[role], strict=True) if not np.isfinite(xyz).all()]
+        if lost:
+            raise ChannelError(
+                f"position of {role} channel {lost[0]} is {table[standard_name(lost[0]).lower()]}; "
+                "expected three finite metres"
+            )
         _refuse_coincident(where[role], names, role)
     if centre is None:
         centre = fit_sphere(np.stack(list(table.values())))[0]

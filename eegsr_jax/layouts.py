@@ -86,24 +86,26 @@ def layout(
     head, *rest = [part.strip() for part in spec.split(":")]
     if spec in NAMED:
         wanted: Sequence[str] = NAMED[spec]
-    elif head == "random" and rest:
-        count, seed = _count(rest[0], names, spec), int(rest[1]) if len(rest) > 1 else 0
-        chosen = np.random.default_rng(seed).choice(len(names), count, replace=False)
+    elif head == "random" and len(rest) in (1, 2):
+        count, seed = _count(rest[0], names, spec), rest[1] if len(rest) > 1 else "0"
+        if not seed.isdigit():
+            raise ChannelError(f"layout {spec!r}: seed {seed!r} is not a whole number")
+        chosen = np.random.default_rng(int(seed)).choice(len(names), count, replace=False)
         wanted = _at(chosen, names)
     elif head == "emag" and len(rest) == 2:
-        wanted = _at(emag_draw(rest[0], len(names), int(rest[1])), names)
-    elif head in CONSTELLATIONS and rest:
+        wanted = _at(emag_draw(rest[0], len(names), _count(rest[1], names, spec)), names)
+    elif head in CONSTELLATIONS and len(rest) == 1:
         available = CONSTELLATIONS[head].split()
         wanted = available[: _count(rest[0], available, spec)]
-    elif head == "spread" and rest:
+    elif head == "spread" and len(rest) == 1:
         if positions is None:
             raise ChannelError(f"layout {spec!r} needs electrode positions")
         wanted = _at(spread(positions, _count(rest[0], names, spec)), names)
-    elif head == "best" and rest:
+    elif head == "best" and len(rest) == 1:
         if covariance is None:
             raise ChannelError(f"layout {spec!r} needs the covariance of training data")
         wanted = _at(best(covariance, _count(rest[0], names, spec)), names)
-    elif "," in spec:
+    elif spec.strip(", ") and "," in spec:
         wanted = [name.strip() for name in spec.split(",") if name.strip()]
     else:
         known = [*NAMED, *CONSTELLATIONS]

@@ -65,7 +65,7 @@ def _backward(call, arrays, cotangents):
         rest = iter(gradients)
         return (
             [
-                _narrow(next(rest)) if f else np.zeros(np.shape(x), jax.dtypes.float0)
+                next(rest).astype(x.dtype) if f else np.zeros(np.shape(x), jax.dtypes.float0)
                 for x, f in zip(arrays, inexact, strict=True)
             ],
         )
@@ -88,10 +88,12 @@ def _floating(x: Any) -> bool:
 
 
 def argmin(x: jax.Array, axis: int = 0) -> jax.Array:
-    """`jnp.argmin` (first of equals, int32) that can be lowered after `in_float64` has returned.
+    """The first lowest place, int32, NaN counting as the highest; lowered after `in_float64` too.
 
-    JAX lowers `argmin` with the index type of the caller's settings, not of the trace, and fails.
+    JAX lowers its own `argmin` with the index type of the caller's settings, not of the trace, and
+    fails.
     """
+    x = jnp.where(jnp.isnan(x), jnp.inf, x)
     places = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
     lowest = x == jnp.min(x, axis, keepdims=True)
     return jnp.min(jnp.where(lowest, places, x.shape[axis]), axis)

@@ -20,6 +20,7 @@ from eegsr_jax.errors import ChannelError, ConfigError, MethodError
 from eegsr_jax.geometry import Geometry, make_geometry
 from eegsr_jax.methods.base import Method
 from eegsr_jax.methods.long import reconstruct_long
+from eegsr_jax.training.loop import jitted, nameless
 from eegsr_jax.training.run import load, load_card
 from eegsr_jax.typing import PyTree
 
@@ -129,6 +130,9 @@ def reconstruct_raw(
         method=model.name,
         rank=min(len(names), len(good)),
     )
+    for row in table:
+        if row["name"] in kept:
+            row |= {"status": "bad, kept", "expected_nmse": np.nan, "std_uV": np.nan}
     return Reconstructed(raw=out, reliability=table, notes=tuple(notes), times_real_time=speed)
 
 
@@ -286,7 +290,7 @@ def _reconstructed(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Estimate `[M, time]`, and over time its mean squared error bar and mean power, `[M]`."""
     params = model.init(jax.random.key(0), where, model.window) if params is None else params
-    plan = jax.jit(model.plan)(params, where)
+    plan = jitted(model.plan)(params, nameless(where))
     rows = geo.find_channels(observed, recording.names)
     inputs = recording.data[rows]
     time_points = inputs.shape[1]

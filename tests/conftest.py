@@ -27,6 +27,15 @@ def real_eeg() -> Path:
     return Path(root)
 
 
+@pytest.fixture(scope="session")
+def golden(real_eeg) -> Path:
+    """The folder of golden numbers beside the real recordings; tests that need it skip."""
+    folder = real_eeg.parent / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"no folder of golden numbers beside {real_eeg.name}")
+    return folder
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

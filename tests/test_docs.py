@@ -130,6 +130,17 @@ def test_every_page_is_in_the_index():
     assert [p for p in pages if p != "README.md" and f"({p})" not in index] == []
 
 
+def test_the_tree_of_the_house_is_the_house():
+    """Every file in the tree of docs/architecture.md is there, and none is left out."""
+    tree = next(b[2] for b in blocks(ROOT / "docs" / "architecture.md") if "eegsr_jax/\n" in b[2])
+    named = set(re.findall(r"\w+\.py", tree)) - {"__init__.py"}
+    there = {
+        p.name for folder in ("", "methods", "training", "evaluation")
+        for p in (ROOT / "eegsr_jax" / folder).glob("*.py")
+    } - {"__init__.py"}  # fmt: skip
+    assert named == there
+
+
 # ---------------------------------------------------------------------------- the checks themselves
 
 

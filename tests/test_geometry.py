@@ -106,6 +106,7 @@ def test_standard_name_keeps_every_name_of_mne_montages(template):
         assert [standard_name(n) for n in names] == names
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=12))
 def test_standard_name_is_idempotent_and_total(name):
     assert standard_name(standard_name(name)) == standard_name(name)

@@ -84,7 +84,7 @@ def test_bad_channels_may_be_kept(raw):
     done = reconstruct_raw(raw, ["Fz", "Cz", "FCz"], method="nearest", bads="keep")
     assert done.raw.ch_names == ["Fz", "Cz", "FCz", "STI"] and done.raw.info["bads"] == ["Cz"]
     np.testing.assert_array_equal(done.raw.get_data("Cz"), raw.get_data("Cz"))
-    assert status(done) == {"Fz": "observed", "Cz": "observed", "FCz": "reconstructed"}
+    assert status(done) == {"Fz": "observed", "Cz": "bad, kept", "FCz": "reconstructed"}
     # Cz is nearest to FCz, but what is bad is no input.
     nearest = done.raw.get_data("FCz")
     assert not np.array_equal(nearest, raw.get_data("Cz"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from eegsr_jax.data.bids import write_bids_derivative
-from eegsr_jax.data.writing import write, write_table
+from eegsr_jax.data.writing import EXTENSIONS, write, write_table
 from eegsr_jax.errors import ConfigError, RecordingError
 from eegsr_jax.methods import UNTRAINED, make
 from eegsr_jax.reconstruct import MAX_ANGLE, reconstruct_raw
@@ -47,6 +47,8 @@ def run(values: flags.FlagValues, source: str, out: str) -> None:
     make(values.method)  # a wrong name is told before anything is read
     place = Path(out)
     table = place.with_name(f"{place.stem}_reliability.tsv")
+    if place.suffix and place.suffix not in EXTENSIONS:
+        raise ConfigError(f"{out}: extension {place.suffix!r}; expected {', '.join(EXTENSIONS)}, or a folder")
     if not place.suffix:
         _bids_entities(source)  # told before anything is read
     elif not values.overwrite:

@@ -84,6 +84,8 @@ def open_source(source: Any) -> Any:
     path = Path(source).expanduser()
     if not path.exists():
         raise RecordingError("no such file; check the path")
+    if path.is_file() and not path.stat().st_size:
+        raise RecordingError("the file is empty; copy or export it again")
     sidecar = path.with_name(path.name.rsplit("_", 1)[0] + "_channels.tsv")
     if path.parent.name == "eeg" and _BIDS_FILE.fullmatch(path.name) and sidecar.is_file():
         return _open_bids(path)  # else the bad channels and types of channels.tsv would be lost

@@ -17,6 +17,8 @@ from eegsr_jax.errors import RecordingError
 
 _COARSEST = 0.5e-6  # volts; the widest step of a 16-bit EDF channel that is still written
 
+EXTENSIONS = (".fif", ".edf", ".vhdr")
+
 
 def write(inst: Any, out: str | Path, *, overwrite: bool = False) -> Path:
     """Write an MNE object by the extension of `out`; nothing is left behind when it fails.
@@ -33,8 +35,8 @@ def write(inst: Any, out: str | Path, *, overwrite: bool = False) -> Path:
 
     out = Path(out)
     kind = "Raw" if isinstance(inst, mne.io.BaseRaw) else type(inst).__name__
-    if out.suffix not in (".fif", ".edf", ".vhdr"):
-        raise RecordingError(f"{out}: extension {out.suffix!r}; expected .fif, .edf or .vhdr")
+    if out.suffix not in EXTENSIONS:
+        raise RecordingError(f"{out}: extension {out.suffix!r}; expected {', '.join(EXTENSIONS)}")
     if kind != "Raw" and out.suffix != ".fif":
         raise RecordingError(f"{out}: {kind} can be written as .fif only")
     if isinstance(inst, mne.BaseEpochs) and not out.stem.endswith(("-epo", "_epo")):

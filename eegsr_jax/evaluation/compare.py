@@ -150,8 +150,8 @@ class _View:
             eeg = eeg - eeg[..., self.index, :].mean(-2, keepdims=True)
         if self.data.protocol.zscore:
             centred = eeg - eeg.mean(-1, keepdims=True)
-            # The floor of EMAG's loader: 1e-6 of the stored unit, here volts.
-            eeg = centred / np.maximum(centred.std(-1, keepdims=True), 1e-6)
+            # The floor of EMAG's loader is 1e-6 of the stored unit, microvolts in SEED.
+            eeg = centred / np.maximum(centred.std(-1, keepdims=True), 1e-12)
         return eeg.astype(np.float32)
 
     def training(self) -> Iterator[dict[str, np.ndarray]]:
@@ -216,7 +216,7 @@ def _trained(method: Method, view: _View, last: _Pass) -> tuple[PyTree, dict[str
         key = (stage.start, stage.update)
         if key not in shared:
             # Compiled on one batch, so that the pass itself is timed without.
-            program = (stage.update, shape[1], view.data.window)
+            program = (stage.start, stage.update, shape[1], view.data.window)
             warm = partial(accumulate, stage, params, geometry, [next(view.training())])
             compiling += last.timed(warm, *program)[2]
             shared[key] = _seconds(partial(accumulate, stage, params, geometry, view.training()))
@@ -251,7 +251,8 @@ def _score(
         observed = np.zeros((data.batch_size, len(view.index), data.window), np.float32)
         observed[: len(truth)] = truth[:, view.index]
         key = jax.random.fold_in(jax.random.key(0), number)
-        program = (method.apply, *observed.shape, len(view.missing))
+        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(plan))
+        program = (method.apply, observed.shape, shapes)
         result, seconds, _ = last.timed(partial(apply, plan, observed, key), *program)
         busy += seconds * len(truth) / data.batch_size
         mean, std = (np.asarray(a)[: len(truth)] for a in result)

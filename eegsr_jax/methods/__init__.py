@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -55,19 +56,41 @@ def make(name: str, **options: Any) -> Method:
     """The method called `name`, with the options of its constructor.
 
     Raises:
-      ConfigError: an unknown method or option.
+      ConfigError: an unknown method or option, or a value that does not fit.
     """
     if name not in METHODS:
         close = difflib.get_close_matches(name, METHODS, n=2, cutoff=0.4)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise ConfigError(f"method {name!r} is unknown; expected one of {', '.join(METHODS)}{hint}")
     known = inspect.signature(METHODS[name]).parameters
-    for option in options:
+    for option, value in options.items():
         if option not in known:
             raise ConfigError(
                 f"method {name} has no option {option!r}; it has {', '.join(known) or 'none'}"
             )
-    return METHODS[name](**options)
+        _check_option(name, option, value, known[option].default)
+    return _made(name, tuple(sorted(options.items())))
+
+
+@functools.lru_cache(maxsize=64)  # the same functions at every call, so that nothing recompiles
+def _made(name: str, options: tuple[tuple[str, Any], ...]) -> Method:
+    return METHODS[name](**dict(options))
+
+
+def _check_option(name: str, option: str, value: Any, default: Any) -> None:
+    """Refuses a value that is not of the kind of the default, or negative."""
+    items = value if isinstance(value, tuple) else (value,)
+    like = default[0] if isinstance(default, tuple) else default
+    words = {bool: "True or False", str: "a word", int: "a whole number", float: "a number"}
+    expected = words[type(like)] + ("" if isinstance(like, bool | str) else ", 0 or more")
+    kinds = (int, float) if isinstance(like, float) else (type(like),)
+    good = isinstance(value, tuple) == isinstance(default, tuple) and len(items) > 0
+    for item in items:
+        good &= isinstance(item, kinds) and isinstance(item, bool) == isinstance(like, bool)
+        good = good and (isinstance(item, str) or item >= 0)
+    if not good:
+        several = "a tuple, each " if isinstance(default, tuple) else ""
+        raise ConfigError(f"method {name}: {option}={value!r}; expected {several}{expected}")
 
 
 def parse(spec: str) -> dict[str, Method]:
@@ -77,7 +100,7 @@ def parse(spec: str) -> dict[str, Method]:
       ConfigError: not of that form, a method named twice, or see `make`.
     """
     methods: dict[str, Method] = {}
-    for text in re.split(r",(?![^(]*\))", spec.replace(" ", "")):
+    for text in _split(spec.replace(" ", "")):
         match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text)
         if match is None:
             raise ConfigError(f"{text!r} is no method; write NAME or NAME(option=value,…)")
@@ -85,6 +108,18 @@ def parse(spec: str) -> dict[str, Method]:
             raise ConfigError(f"method {text} is named twice; name each once")
         methods[text] = make(match.group(1), **_options(text, match.group(2) or ""))
     return methods
+
+
+def _split(spec: str) -> list[str]:
+    """Parts between the commas that stand outside all brackets."""
+    parts, depth = [""], 0
+    for letter in spec:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _options(text: str, arguments: str) -> dict[str, Any]:

@@ -140,7 +140,8 @@ def fir(filters: jax.Array, x: jax.Array) -> jax.Array:
     taps = filters.shape[0]
     if taps == 1:
         # One matrix a window: ten times faster on a CPU than a product that XLA must transpose.
-        each = jnp.broadcast_to(filters[0], (x.shape[0], *filters.shape[1:]))
+        # Added to zeros of the batch, and not broadcast, to be sharded as the batch is.
+        each = filters + jnp.zeros_like(x[:, :1, :1])
         return jnp.matmul(each, x, precision="highest")
     return jax.lax.conv_general_dilated(
         x,

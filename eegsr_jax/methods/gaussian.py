@@ -133,13 +133,15 @@ def _kernel_prior(positions, centre, kernel):
 def _posterior(params, sums, geometry, lags, penalty, prior_samples, any_reference):
     channels = geometry.target.shape[0]
     zero = jnp.zeros((channels,))
+    prior = _prior_here(params, geometry)
 
     def updated(moments):
         _, new = mo.covariances(moments, zero)
         # A prior that knows no time goes on as the data do: space and time apart.
-        fade = jnp.trace(new, axis1=1, axis2=2) / jnp.trace(new[0])
-        apart = fade[:, None, None] * params["covariance"][:1]
-        before = jnp.where(params["timeless"] > 0, apart, params["covariance"])
+        power = jnp.trace(new, axis1=1, axis2=2)
+        fade = power / jnp.where(power[0] > 0, power[0], 1.0)
+        apart = fade[:, None, None] * prior[:1]
+        before = jnp.where((params["timeless"] > 0) & (power[0] > 0), apart, prior)
         n = moments["count"]
         return (n * new + prior_samples * before) / (n + prior_samples)
 
@@ -160,10 +162,28 @@ def _posterior(params, sums, geometry, lags, penalty, prior_samples, any_referen
     ratio = jnp.sum(relative) / jnp.maximum(jnp.sum(missing, dtype=relative.dtype), 1.0)
     enough = (sums["count"][mo.VALIDATE] > 0) & jnp.any(missing)
     return params | {
+        "positions": geometry.target,
+        "centre": geometry.centre,
         "covariance": updated(mo.pooled(sums)),
         "timeless": jnp.zeros(()),
         "inflation": jnp.where(enough, jnp.sqrt(ratio), params["inflation"]),
     }
+
+
+def _prior_here(params, geometry):
+    """The prior at the electrodes of the data."""
+    moved = transport(
+        params["covariance"],
+        params["positions"],
+        geometry.target,
+        params["centre"],
+        geometry.centre,
+    )
+    if params["positions"].shape != geometry.target.shape:
+        return moved
+    old = params["positions"] - params["centre"][None]
+    apart = old - (geometry.target - geometry.centre[None])
+    return jnp.where(jnp.max(jnp.abs(apart)) < 1e-5, params["covariance"], moved)
 
 
 def _field(covariance, any_reference):

@@ -22,6 +22,7 @@ from eegsr_jax.numerics import argmin, in_float64
 
 PENALTIES = tuple(float(p) for p in 10.0 ** np.arange(-8, 0))
 RANKS = (2, 4, 6, 8, 12)
+_USUAL = 1e-3  # the penalty where there are no validation windows to choose it
 
 
 def ridge(penalties: tuple[float, ...] = PENALTIES) -> Method:
@@ -150,7 +151,10 @@ def _fit(moments, index, lags, penalties, ranks, present):
         return jnp.sum(jnp.where(observed, 0.0, errors_of(weights)))
 
     candidates = jax.lax.map(lambda p: weights_of(train_normal, p), penalties)
+    known = moments["count"][mo.VALIDATE] > 0
     best = argmin(jax.vmap(missing_error)(candidates))
+    # Without validation windows nothing can be chosen, and no error bar be set.
+    best = jnp.where(known, best, argmin(jnp.abs(jnp.log(penalties) - jnp.log(_USUAL))))
     weights, penalty = candidates[best], penalties[best]
     mean, both = mo.covariances(mo.pooled(moments))
     both_normal = mo.normal_equations(both, index, lags)
@@ -161,6 +165,7 @@ def _fit(moments, index, lags, penalties, ranks, present):
         missing = jnp.where(observed[None], 0.0, weights)
         projected = [(missing @ basis[:, :r]) @ basis[:, :r].T for r in ranks]
         scores = jnp.stack([missing_error(w) for w in projected])
+        scores = jnp.where(known, scores, -usable.astype(scores.dtype))
         scores = jnp.where(usable < jnp.sum(present, dtype=usable.dtype), scores, jnp.inf)
         chosen = argmin(scores)
         rank, weights = usable[chosen], jnp.stack(projected)[chosen]
@@ -171,7 +176,7 @@ def _fit(moments, index, lags, penalties, ranks, present):
     return {
         "filters": refitted.reshape(taps, inputs, channels).transpose(0, 2, 1),
         "mean": mean,
-        "std": jnp.sqrt(jnp.maximum(errors_of(weights), 0.0)),
+        "std": jnp.where(known, jnp.sqrt(jnp.maximum(errors_of(weights), 0.0)), jnp.inf),
         "penalty": penalty,
         "rank": rank.astype(jnp.int32),
     }

@@ -25,7 +25,8 @@ def reconstruct_long(
     """Reconstruct `[L, time]` block by block, in order.
 
     A method of any length sees each block with its `context` on either side, so that the result is
-    that of one call on the whole. A method bound to a window sees windows that overlap by half,
+    that of one call on the whole (error bars that follow the power of what is seen, as those of
+    `gaussian`, follow each block). A method bound to a window sees windows that overlap by half,
     blended with weights that add up to one; window i draws from `fold_in(key, i)`.
 
     Args:

@@ -21,18 +21,23 @@ TRAIN, VALIDATE = 0, 1
 
 
 def zeros(channels: int, lags: int) -> Moments:
-    """Empty sums.
+    """Empty sums, float64; the leading axis of each is training and validation.
 
     Returns:
-      `{"count": [2], "sum": [2, C], "products": [2, lags + 1, C, C]}` float64; the leading axis is
-      training and validation.
+      `count` `[2]` samples, `sum` `[2, C]`, `products` `[2, lags + 1, C, C]` and `pairs`
+      `[2, lags + 1]`, how many there are at each lag; `heads` and `tails` `[2, lags + 1, C]`, sums
+      over the first and last k samples of the windows, which those products lack.
     """
+    shapes = {
+        "count": (2,),
+        "pairs": (2, lags + 1),
+        "sum": (2, channels),
+        "products": (2, lags + 1, channels, channels),
+        "heads": (2, lags + 1, channels),
+        "tails": (2, lags + 1, channels),
+    }
     with jax.enable_x64(True):
-        return {
-            "count": jnp.zeros((2,), jnp.float64),
-            "sum": jnp.zeros((2, channels), jnp.float64),
-            "products": jnp.zeros((2, lags + 1, channels, channels), jnp.float64),
-        }
+        return {name: jnp.zeros(shape, jnp.float64) for name, shape in shapes.items()}
 
 
 def add(moments: Moments, eeg: jax.Array, part: jax.Array) -> Moments:
@@ -61,12 +66,26 @@ def add(moments: Moments, eeg: jax.Array, part: jax.Array) -> Moments:
                 later = jax.lax.dynamic_slice_in_dim(row, lag, length, axis=1)
                 return jnp.matmul(later, still.T, precision="highest")
 
-            products = jax.lax.map(product, jnp.arange(lags + 1))
-            count = time * jnp.sum(part == which).astype(jnp.float64)
-            return {"count": count, "sum": kept.sum((0, 2)), "products": products}
+            windows = jnp.sum(part == which, dtype=jnp.float64)
+            over_windows = kept.sum(0).T  # [time, C]
+            return {
+                "count": time * windows,
+                "pairs": windows
+                * jnp.maximum(time - jnp.arange(lags + 1), 0).astype(windows.dtype),
+                "sum": over_windows.sum(0),
+                "products": jax.lax.map(product, jnp.arange(lags + 1)),
+                "heads": _first_sums(over_windows, lags),
+                "tails": _first_sums(over_windows[::-1], lags),
+            }
 
         new = jax.tree.map(lambda *parts: jnp.stack(parts), one_part(TRAIN), one_part(VALIDATE))
         return jax.tree.map(jnp.add, moments, new)
+
+
+def _first_sums(samples: jax.Array, lags: int) -> jax.Array:
+    """Sums of the first 0, 1, …, lags rows of `[time, C]`."""
+    longer = jnp.pad(samples, ((1, max(lags - len(samples), 0)), (0, 0)))
+    return jnp.cumsum(longer[: lags + 1], 0)
 
 
 def pooled(moments: Moments) -> Moments:
@@ -82,14 +101,16 @@ def part_of(moments: Moments, which: int) -> Moments:
 def covariances(moments: Moments, mean: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Mean `[C]` and lagged covariances `[lags + 1, C, C]`: C_k[i, j] = E x_i(t + k) x_j(t).
 
-    Divided by the number of samples at every lag, which keeps the block-Toeplitz matrix of all
-    lags positive semi-definite. `mean` overrides the mean that is taken out.
+    These are the products of the centred windows with zeros around them, divided by the number of
+    samples at every lag, so that the block-Toeplitz matrix of all lags is positive semi-definite.
+    `mean` overrides the mean that is taken out. Call it under `jax.enable_x64(True)`.
     """
     count = jnp.maximum(moments["count"], 1.0)
-    centre = moments["sum"] / count if mean is None else mean
-    outer = moments["sum"][:, None] * centre[None] / count
-    outer = outer + outer.T - centre[:, None] * centre[None]
-    return centre, moments["products"] / count - outer[None]
+    mean = moments["sum"] / count if mean is None else mean
+    later = (moments["sum"][None] - moments["heads"])[:, :, None] * mean[None, None]
+    still = mean[None, :, None] * (moments["sum"][None] - moments["tails"])[:, None]
+    constant = moments["pairs"][:, None, None] * (mean[:, None] * mean[None])[None]
+    return mean, (moments["products"] - later - still + constant) / count
 
 
 def normal_equations(

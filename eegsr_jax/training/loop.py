@@ -38,12 +38,27 @@ def fit(
       Trained params, a plain nested dict.
 
     Raises:
-      MethodError: an observed channel is not among the targets, so that it has no training data.
+      MethodError: an observed channel is not among the targets, so that it has no training data;
+        or the fit is not finite.
     """
     params = initial(method, geometry, key) if params is None else params
     for stage in method.stages:
         params = solve(stage, params, accumulate(stage, params, geometry, batches()), geometry)
+        refuse_nan(method, params)
     return params
+
+
+def refuse_nan(method: Method, params: PyTree) -> None:
+    """Refuse trained params that hold NaN, which would be met at reconstruction only.
+
+    Raises:
+      MethodError: they do.
+    """
+    if any(np.isnan(leaf).any() for leaf in jax.tree.leaves(params)):
+        raise MethodError(
+            f"{method.name}: the fit is not finite; the training windows are none, or hold NaN, or "
+            "channels without any signal"
+        )
 
 
 def initial(method: Method, geometry: Geometry, key: jax.Array | None = None) -> PyTree:

@@ -79,8 +79,8 @@ def refused(capsys, words: list[str]) -> str:
 
 RECONSTRUCT = {
     "a missing file": ("{bad}/no_raw.fif {out}", "{bad}/no_raw.fif: no such file"),
-    "an empty file": ("{bad}/empty.edf {out}", "{bad}/empty.edf: cannot be read"),
-    "an empty FIF": ("{bad}/empty_raw.fif {out}", "{bad}/empty_raw.fif: cannot be read"),
+    "an empty file": ("{bad}/empty.edf {out}", "{bad}/empty.edf: the file is empty"),
+    "an empty FIF": ("{bad}/empty_raw.fif {out}", "{bad}/empty_raw.fif: the file is empty"),
     "a text": ("{bad}/text.edf {out}", "{bad}/text.edf: cannot be read"),
     "half a file": ("{bad}/half_raw.fif {out}", "{bad}/half_raw.fif: cannot be read"),
     "a folder": ("{bad} {out}", "{bad}: cannot be read"),
@@ -152,6 +152,8 @@ EVALUATE = {
     "unknown names": ("{sim} --layout=Fz,Cz,Pz,XX9", "XX9 not among the 16 channels"),
     "a layout for another cap": ("{sim} --layout=case2_4x", "layout 'case2_4x': channels Fpz, AF3"),
     "three electrodes": ("{sim} --layout=random:3", "3 observed channels"),
+    "a seed that is none": ("{sim} --layout=random:6:x", "'random:6:x': seed 'x' is not a whole"),
+    "a factor that is none": ("{sim} --layout=emag:SUBJECT:0", "'0' is not a count between 1 and"),
     "nothing missing": ("{sim} --layout=random:16", "'random:16' observes every channel"),
     "an unknown reference": ("{sim} --reference=average", "--reference=average: expected one of"),
     "seconds that are none": ("{sim} --calibration_seconds=ten", "--calibration_seconds=ten"),
@@ -178,7 +180,7 @@ DEMO = {
         "--recording={bad}/no_raw.fif --out={out}",
         "{bad}/no_raw.fif does not exist",
     ),
-    "an empty file": ("--recording={bad}/empty.edf --out={out}", "{bad}/empty.edf: cannot be read"),
+    "an empty file": ("--recording={bad}/empty.edf --out={out}", "{bad}/empty.edf: the file is empty"),
     "three electrodes": ("--recording={bad}/three_raw.fif --out={out}", "3 good EEG channels"),
     "three seconds": ("--recording={bad}/short_raw.fif --out={out}", "300 samples (3.00 s"),
     "an unknown bad channel": (

@@ -179,11 +179,11 @@ def test_epochs_from_eeglab(rng, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("empty.edf", b"", "cannot be read"),
+        ("empty.edf", b"", "the file is empty"),
         ("cut.edf", b"0       X X X X", "cannot be read"),
         ("notes.txt", b"hello", "cannot be read: damaged, or not of the format of its name"),
         ("text.set", b"hello", "cannot be read"),
-        ("empty_raw.fif", b"", "cannot be read"),
+        ("empty_raw.fif", b"", "the file is empty"),
         ("bad.vhdr", b"hello", "cannot be read"),
     ],
 )
