@@ -48,7 +48,8 @@ def run(values: flags.FlagValues, source: str, out: str) -> None:
     place = Path(out)
     table = place.with_name(f"{place.stem}_reliability.tsv")
     if place.suffix and place.suffix not in EXTENSIONS:
-        raise ConfigError(f"{out}: extension {place.suffix!r}; expected {', '.join(EXTENSIONS)}, or a folder")
+        known = ", ".join(EXTENSIONS)
+        raise ConfigError(f"{out}: extension {place.suffix!r}; expected {known}, or a folder")
     if not place.suffix:
         _bids_entities(source)  # told before anything is read
     elif not values.overwrite:

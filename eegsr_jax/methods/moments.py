@@ -106,11 +106,11 @@ def covariances(moments: Moments, mean: jax.Array | None = None) -> tuple[jax.Ar
     `mean` overrides the mean that is taken out. Call it under `jax.enable_x64(True)`.
     """
     count = jnp.maximum(moments["count"], 1.0)
-    mean = moments["sum"] / count if mean is None else mean
-    later = (moments["sum"][None] - moments["heads"])[:, :, None] * mean[None, None]
-    still = mean[None, :, None] * (moments["sum"][None] - moments["tails"])[:, None]
-    constant = moments["pairs"][:, None, None] * (mean[:, None] * mean[None])[None]
-    return mean, (moments["products"] - later - still + constant) / count
+    centre = moments["sum"] / count if mean is None else mean
+    later = (moments["sum"][None] - moments["heads"])[:, :, None] * centre[None, None]
+    still = centre[None, :, None] * (moments["sum"][None] - moments["tails"])[:, None]
+    constant = moments["pairs"][:, None, None] * (centre[:, None] * centre[None])[None]
+    return centre, (moments["products"] - later - still + constant) / count
 
 
 def normal_equations(

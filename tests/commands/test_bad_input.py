@@ -180,7 +180,10 @@ DEMO = {
         "--recording={bad}/no_raw.fif --out={out}",
         "{bad}/no_raw.fif does not exist",
     ),
-    "an empty file": ("--recording={bad}/empty.edf --out={out}", "{bad}/empty.edf: the file is empty"),
+    "an empty file": (
+        "--recording={bad}/empty.edf --out={out}",
+        "{bad}/empty.edf: the file is empty",
+    ),
     "three electrodes": ("--recording={bad}/three_raw.fif --out={out}", "3 good EEG channels"),
     "three seconds": ("--recording={bad}/short_raw.fif --out={out}", "300 samples (3.00 s"),
     "an unknown bad channel": (
