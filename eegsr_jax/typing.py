@@ -1,21 +1,21 @@
-"""Array aliases of the public boundary.
+"""Array types of the boundary of methods; the tests check them at every call (jaxtyping, beartype).
 
-Axis names, used throughout: `batch` windows, `channel` (L observed, M target), `time` samples.
-EEG is `[batch, channel, time]` float32, in volts at the boundary with MNE; positions are
-`[channel, 3]` in metres in the MNE head frame (x right, y front, z up).
+EEG is `[batch, channel, time]`, float32, in volts at the boundary with MNE; channels are `observed`
+(L) or `target` (M). Positions are `[channel, 3]` in metres in the MNE head frame (x right, y front,
+z up).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import jax
-import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-EEG = Float[Array, "batch channel time"]
-Positions = Float[Array, "channel 3"]
-Index = Int[Array, " channel"]
-Key = jax.Array  # a typed `jax.random.key`, consumed once
+Observed = Float[Array, "batch observed time"]
+Target = Float[Array, "batch target time"]
+Filters = Float[Array, "taps target observed"]
+OneCap = Float[Array, "one 3"]
+OtherCap = Float[Array, "other 3"]
+Point = Float[Array, "3"]
+Kernel = Float[Array, "one other"]
 PyTree = Any
-ArrayLike = np.ndarray | jax.Array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import mne
 import numpy as np
 import pytest
@@ -267,7 +268,7 @@ def test_a_run_reconstructs_what_it_has_learned(raw, run):
     done = reconstruct_raw(raw.copy().drop_channels(["C3"]), ["C3", "Fz", "Cz"], run=run)
     method, params, where = load(run)
     x = raw.get_data(list(where.observed_names)).astype(np.float32)
-    mean = method.apply(method.plan(params, where), x[None], None).mean[0]
+    mean = method.apply(method.plan(params, where), jnp.asarray(x[None]), None).mean[0]
     np.testing.assert_allclose(
         done.raw.get_data("C3")[0], mean[NAMES.index("C3")], atol=1e-6 * 2e-5
     )

@@ -55,7 +55,7 @@ def run(values: flags.FlagValues) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = prepare(_dataset(values), Path(folder) / "store", PREPROCESSING["default"])
         channels = len(store.recordings[0].names) - len(store.recordings[0].bads)
-        layout = values.layout or f"spread:{max(4, channels // 4)}"
+        layout = values.layout or f"spread:{max(4, round(channels / 4))}"
         rows, stretch = compare(
             DEMO.folds(store, Options()),
             DEMO,

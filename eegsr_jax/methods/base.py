@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from eegsr_jax.geometry import Geometry
-from eegsr_jax.typing import PyTree
+from eegsr_jax.typing import Filters, Observed, PyTree, Target
 
 
 class Reconstruction(NamedTuple):
@@ -121,7 +121,7 @@ def linear_plan(
 
 
 def linear_apply(
-    plan: dict[str, Any], observed: jax.Array, key: jax.Array | None = None
+    plan: dict[str, Any], observed: Observed, key: jax.Array | None = None
 ) -> Reconstruction:
     """Filter `[batch, L, time]` to `[batch, M, time]`; zero beyond the ends of the window."""
     del key  # a linear method draws nothing
@@ -135,7 +135,7 @@ def linear_apply(
     return Reconstruction(mean, std)
 
 
-def fir(filters: jax.Array, x: jax.Array) -> jax.Array:
+def fir(filters: Filters, x: Observed) -> Target:
     """Centred multichannel filter: `[2k+1, M, L]`, `[batch, L, time]` -> `[batch, M, time]`."""
     taps = filters.shape[0]
     if taps == 1:

@@ -6,15 +6,17 @@ and differentiable in it.
 
 from __future__ import annotations
 
-import jax
+from typing import Any
+
 import jax.numpy as jnp
 
 from eegsr_jax.geometry import cosines, legendre_sum
+from eegsr_jax.typing import Kernel, OneCap, OtherCap, Point
 
 
 def spline_kernel(
-    a: jax.Array, b: jax.Array, centre: jax.Array, *, order: int | jax.Array = 4, terms: int = 50
-) -> jax.Array:
+    a: OneCap, b: OtherCap, centre: Point, *, order: Any = 4, terms: int = 50
+) -> Kernel:
     """Perrin's g: sum over n of (2n + 1) / (n (n + 1))^order P_n(cos) / 4 pi.
 
     Source: Perrin et al. 1989, eq. 3. `a` `[A, 3]`, `b` `[B, 3]` metres -> `[A, B]`.
@@ -25,13 +27,13 @@ def spline_kernel(
 
 
 def lead_field_kernel(
-    a: jax.Array,
-    b: jax.Array,
-    centre: jax.Array,
+    a: OneCap,
+    b: OtherCap,
+    centre: Point,
     *,
     source_radius: float = 0.042,
     terms: int = 99,
-) -> jax.Array:
+) -> Kernel:
     """Covariance of the potential of random dipoles on a sphere of `source_radius` metres.
 
     Homogeneous conductor, uncorrelated dipoles of random direction: sum over n of
