@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float
 
-Observed = Float[Array, "batch observed time"]
+Observed = Float[Array | np.ndarray, "batch observed time"]
 Target = Float[Array, "batch target time"]
 Filters = Float[Array, "taps target observed"]
 OneCap = Float[Array, "one 3"]

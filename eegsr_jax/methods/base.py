@@ -78,11 +78,11 @@ def reconstruct(
     method: Method,
     params: PyTree,
     geometry: Geometry,
-    observed: jax.Array,
+    observed: Observed,
     key: jax.Array | None = None,
 ) -> Reconstruction:
     """Plan and apply in one call: `[batch, L, time]` in, `[batch, M, time]` out."""
-    return method.apply(method.plan(params, geometry), observed, key)
+    return method.apply(method.plan(params, geometry), jnp.asarray(observed), key)
 
 
 def observed_source(geometry: Geometry) -> jax.Array:
@@ -137,7 +137,7 @@ def linear_apply(
 
 def fir(filters: Filters, x: Observed) -> Target:
     """Centred multichannel filter: `[2k+1, M, L]`, `[batch, L, time]` -> `[batch, M, time]`."""
-    taps = filters.shape[0]
+    taps, x = filters.shape[0], jnp.asarray(x)
     if taps == 1:
         # One matrix a window: ten times faster on a CPU than a product that XLA must transpose.
         # Added to zeros of the batch, and not broadcast, to be sharded as the batch is.
