@@ -39,6 +39,7 @@ EXTRAS = {
         *BIDS,
         "beartype",  # checks jaxtyping's shapes in the tests
         "build",
+        "eeglabio",  # MNE writes EEGLAB files with it: the tests read some back
         "hypothesis",
         "pyright[nodejs]",  # brings its own node: nothing is fetched at first use
         "pytest>=8",  # strict markers and importlib mode as pyproject.toml sets them

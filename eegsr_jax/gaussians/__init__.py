@@ -1,0 +1,1 @@
+"""Sums of Gaussians over space and time, rendered at electrodes."""

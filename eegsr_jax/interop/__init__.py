@@ -1,0 +1,1 @@
+"""The authors' parameters and conventions, read from arrays."""
