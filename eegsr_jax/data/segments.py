@@ -24,6 +24,21 @@ def whole(recording: StoredRecording) -> Segment:
     return Segment(recording.key, 0, recording.samples)
 
 
+def adjacent_windows(store: Store, window: int, *, centred: bool = False) -> list[Segment]:
+    """Every adjacent window of every usable stretch, in the order of the store.
+
+    What is left of a stretch stands at its end, or, `centred`, half of it before the first window.
+    """
+    return [
+        Segment(r.key, start, start + window)
+        for r in store.recordings
+        for first, last in r.usable
+        for start in range(
+            first + ((last - first) % window // 2 if centred else 0), last - window + 1, window
+        )
+    ]
+
+
 def by_subject(store: Store, segments: Iterable[Segment]) -> dict[str, list[Segment]]:
     """Segments of each subject in the order of session, run ("2" before "10") and time."""
     subjects: dict[str, list[Segment]] = {}

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from eegsr_jax.data.datasets.selection import Selection
-from eegsr_jax.data.segments import Segment, by_subject, cut_end, first_seconds, whole
+from eegsr_jax.data.segments import (
+    Segment,
+    adjacent_windows,
+    by_subject,
+    cut_end,
+    first_seconds,
+    whole,
+)
 from eegsr_jax.data.store import Store
 from eegsr_jax.errors import SplitError
 
@@ -171,12 +178,7 @@ def random_windows(
     _check_fractions(test=test, validate=validate)
     if window < 1:
         raise SplitError(f"random_windows: window={window} samples; give 1 or more")
-    windows = [
-        Segment(r.key, first, first + window)
-        for r in store.recordings
-        for start, stop in r.usable
-        for first in range(start, stop - window + 1, window)
-    ]
+    windows = adjacent_windows(store, window)
     order = np.random.default_rng(seed).permutation(len(windows))
     ends = np.cumsum([round(test * len(windows)), round(validate * len(windows))])
     parts = {

@@ -23,7 +23,7 @@ from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import moments as mo
 from eegsr_jax.methods.base import Method
 from eegsr_jax.methods.gaussian import POPULATION_DATASET
-from eegsr_jax.training.loop import accumulate, initial, jitted, nameless, solve
+from eegsr_jax.training.loop import accumulate, fit, initial, jitted, nameless, refuse_nan, solve
 from eegsr_jax.training.windows import layout_geometry, shared_channels, training_windows
 from eegsr_jax.typing import PyTree
 
@@ -226,10 +226,9 @@ def _trained(method: Method, view: _View, last: _Pass) -> tuple[PyTree, dict[str
         fitting, compiling = fitting + seconds + solving, compiling + compiled
     if split.calibration:
         begin = time.perf_counter()
-        for stage in method.stages:
-            sums = accumulate(stage, params, geometry, view.calibration())
-            params = jax.block_until_ready(solve(stage, params, sums, geometry))
+        params = fit(method, geometry, view.calibration, params=params)
         fitting += time.perf_counter() - begin
+    refuse_nan(method, params)
     return params, {"fit_seconds": fitting, "compile_seconds": compiling}
 
 

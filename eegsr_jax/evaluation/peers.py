@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eegsr_jax.data.segments import Segment
+from eegsr_jax.data.segments import Segment, adjacent_windows
 from eegsr_jax.data.splits import Split
 from eegsr_jax.data.store import Store
 from eegsr_jax.errors import ConfigError, SplitError
@@ -20,18 +20,6 @@ from eegsr_jax.evaluation.folds import Fold, Options, Protocol, chosen_subjects
 _TASK = {1: 0, 2: 1} | {run: 2 + block for block, runs in enumerate(
     ((3, 7, 11), (5, 9, 13), (4, 8, 12), (6, 10, 14))) for run in runs}  # fmt: skip
 _SRGDIFF_TEST = ("13", "14", "15")
-
-
-def _windows(store: Store, window: int, centred: bool = False) -> list[Segment]:
-    """Adjacent windows of every usable stretch, in the order of the store."""
-    return [
-        Segment(r.key, start, start + window)
-        for r in store.recordings
-        for first, last in r.usable
-        for start in range(
-            first + ((last - first) % window // 2 if centred else 0), last - window + 1, window
-        )
-    ]
 
 
 def _split(kind: str, windows: Sequence[Segment], parts, *, leaky: bool, seed: int | None) -> Split:
@@ -74,7 +62,7 @@ def _dibima(store: Store, options: Options) -> list[Fold]:
         subjects = [*first, *middle, *last]
     order = {subject: i for i, subject in enumerate(subjects)}
     chosen = store.select(subjects=subjects)
-    windows = _windows(chosen, round(2 * chosen.recordings[0].sfreq))
+    windows = adjacent_windows(chosen, round(2 * chosen.recordings[0].sfreq))
     windows.sort(key=lambda w: order[chosen.recording(w.key).subject])  # stable: runs, then time
     runs = [chosen.recording(w.key).run for w in windows]
     labels = [_TASK.get(int(run), 0) if run.isdigit() else 0 for run in runs]
@@ -88,7 +76,7 @@ def _emag(store: Store, options: Options) -> list[Fold]:
     folds = []
     for subject in chosen_subjects(store, options):
         own = store.select(subjects=[subject])
-        windows = _windows(own, round(4 * own.recordings[0].sfreq))
+        windows = adjacent_windows(own, round(4 * own.recordings[0].sfreq))
         order = np.random.default_rng(42).permutation(len(windows))
         cut = int(0.8 * len(windows))
         parts = (order[:cut], order[cut:], order[cut:])  # their test part is their validation part
@@ -100,7 +88,7 @@ def _emag(store: Store, options: Options) -> list[Fold]:
 def _srgdiff(store: Store, options: Options) -> list[Fold]:
     subjects = chosen_subjects(store, options)
     chosen = store.select(subjects=subjects)
-    windows = _windows(chosen, round(4 * chosen.recordings[0].sfreq), centred=True)
+    windows = adjacent_windows(chosen, round(4 * chosen.recordings[0].sfreq), centred=True)
     if len(subjects) == 1:
         cut = int(0.8 * len(windows))
         train, test = np.arange(cut), np.arange(cut, len(windows))
