@@ -20,15 +20,16 @@ from typing import Any
 
 from absl import flags
 
-from eegsr_jax import __version__, methods
+from eegsr_jax import __version__, config, methods
 from eegsr_jax.commands.prepare import define_dataset_flags, open_dataset, required
 from eegsr_jax.data.preprocessing import PREPROCESSING
 from eegsr_jax.data.store import Store, open_store, prepare
 from eegsr_jax.errors import ConfigError
-from eegsr_jax.evaluation import paper, report, tables
+from eegsr_jax.evaluation import paper, report, sources_compare, sources_page, tables
 from eegsr_jax.evaluation.compare import REFERENCES, Stretch, compare, floor_rows
 from eegsr_jax.evaluation.folds import Options, Protocol
 from eegsr_jax.evaluation.protocols import PROTOCOLS, protocol
+from eegsr_jax.evaluation.sources_simulation import Simulation
 from eegsr_jax.layouts import NAMED
 
 ARGUMENTS = ()
@@ -37,6 +38,7 @@ DEFAULT_METHODS = (
     "gaussian,reduced_rank,ridge,lagged_ridge"
 )
 FILES = ("results.json", "results.csv", "results.md", "report.html")
+SOURCES = "sources"
 _RUNS = ("train_runs", "test_runs", "train_sessions", "test_sessions")
 
 
@@ -48,7 +50,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_list("subject", None, text, flag_values=values)
     text = "Use a store that `eegsr prepare` made, instead of --dataset."
     flags.DEFINE_string("store", None, text, flag_values=values)
-    text = f"One of {', '.join(PROTOCOLS)}."
+    text = f"One of {', '.join(PROTOCOLS)}; or {SOURCES}: simulated sources, see docs/sources.md."
     flags.DEFINE_string("protocol", "within_runs", text, flag_values=values)
     for name in _RUNS:
         flags.DEFINE_list(name, [], f"Which {name.split('_')[1]}.", flag_values=values)
@@ -59,6 +61,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_list("reference", ["native"], text, flag_values=values)
     text = "Seconds of the test subject's full cap, for leave_subjects_out."
     flags.DEFINE_list("calibration_seconds", ["0"], text, flag_values=values)
+    text = "One training of each deep method for every seed."
+    flags.DEFINE_list("seeds", ["0"], text, flag_values=values)
     text = "Preset of `eegsr prepare`; default: the protocol's, dibima for eegbci."
     flags.DEFINE_string("preprocessing", None, text, flag_values=values)
     flags.DEFINE_string("out", None, "Folder of the results.", flag_values=values)
@@ -69,13 +73,13 @@ def define_flags() -> flags.FlagValues:
 def run(values: flags.FlagValues) -> None:
     """Writes the three files and prints the table with one sentence on it."""
     out = Path(required(values, "out"))
+    if values.protocol == SOURCES:
+        _sources(values, out)
+        return
     chosen = protocol(values.protocol)
     compared = with_lagged_ridge(methods.parse(values.methods))
     _check_references(values.reference)
-    files = [out / name for name in FILES]
-    taken = [file for file in files if file.exists()]
-    if taken and not values.overwrite:
-        raise ConfigError(f"{taken[0]} exists; choose another --out, or say --overwrite")
+    files = _free(values, out, FILES)
     options = _options(values)
     for name in chosen.needs:  # told before hours of reading
         if not getattr(options, name):
@@ -88,12 +92,48 @@ def run(values: flags.FlagValues) -> None:
         compared,
         _layouts(values.layout),
         references=values.reference,
+        seeds=_seeds(values.seeds),
         say=lambda line: print(line, file=sys.stderr),
     )
     write(out, header(chosen, store, rows), rows, stretch, overwrite=values.overwrite)
     print(tables.text_table(floor_rows(rows) + rows))
     print(tables.reading(rows))
     print(f"written: {', '.join(str(file) for file in files)}")
+
+
+def _sources(values: flags.FlagValues, out: Path) -> None:
+    """Protocol `sources`: no data set, but heads whose sources are known; see docs/sources.md."""
+    known = ("protocol", "layout", "methods", "option", "out", "overwrite")
+    for name in define_flags():
+        if name not in known and values[name].present:
+            raise ConfigError(
+                f"--{name} means nothing to protocol {SOURCES}, which simulates its data; it reads "
+                f"--{', --'.join(known)}"
+            )
+    for option in values.option:
+        if "=" not in option:
+            raise ConfigError(f"--option={option}: expected --option=NAME=VALUE")
+    simulation = config.override(Simulation(), values.option)
+    compared = with_lagged_ridge(methods.parse(values.methods))
+    files = _free(values, out, sources_page.FILES)
+    rows = sources_compare.compare(
+        simulation,
+        compared,
+        _layouts(values.layout),
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    sources_page.write(out, sources_page.about(simulation) | _made(), rows)
+    print("\n".join(sources_page.reading(rows)))
+    print(f"written: {', '.join(str(file) for file in files)}")
+
+
+def _free(values: flags.FlagValues, out: Path, names: tuple[str, ...]) -> list[Path]:
+    """The files to write, none of which is there unless it may be replaced."""
+    files = [out / name for name in names]
+    taken = [file for file in files if file.exists()]
+    if taken and not values.overwrite:
+        raise ConfigError(f"{taken[0]} exists; choose another --out, or say --overwrite")
+    return files
 
 
 def with_lagged_ridge(compared: dict[str, methods.Method]) -> dict[str, methods.Method]:
@@ -140,10 +180,7 @@ def write(
 
 def header(chosen: Protocol, store: Store, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What someone needs in order to get the same numbers again."""
-    import jax
-
-    return {
-        "command": _command(),
+    return _made() | {
         "protocol": chosen.name,
         "summary": chosen.summary,
         "quirks": list(chosen.quirks),
@@ -156,6 +193,15 @@ def header(chosen: Protocol, store: Store, rows: list[dict[str, Any]]) -> dict[s
         "layouts": {row["layout"]: row["layout_hash"] for row in rows},
         "recordings": {r.key: r.sha256[:16] for r in store.recordings},
         "floors": floor_rows(rows),
+    }
+
+
+def _made() -> dict[str, Any]:
+    """With what the numbers were made."""
+    import jax
+
+    return {
+        "command": _command(),
         "device": str(jax.devices()[0].device_kind),
         "commit": _commit(),
         "versions": {"eegsr_jax": __version__}
@@ -201,6 +247,12 @@ def _options(values: flags.FlagValues) -> Options:
         train_sessions=tuple(values.train_sessions),
         test_sessions=tuple(values.test_sessions),
     )
+
+
+def _seeds(words: list[str]) -> list[int]:
+    if not all(word.isdigit() for word in words) or len(set(words)) < len(words) or not words:
+        raise ConfigError(f"--seeds={','.join(words)}: expected whole numbers, each once")
+    return [int(word) for word in words]
 
 
 def _layouts(text: str) -> list[str]:

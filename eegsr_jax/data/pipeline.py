@@ -180,7 +180,7 @@ def pipeline(
         index=shard,
         channels=channels,
         window=window,
-        order=_Order(len(shard), batch_size, epochs, seed if shuffle else None),
+        order=Order(len(shard), batch_size, epochs, seed if shuffle else None),
         layouts=layouts,
     )
     batches = read.order.batches(drop_remainder)
@@ -189,7 +189,7 @@ def pipeline(
 
 
 @dataclass(frozen=True)
-class _Order:
+class Order:
     """Which windows a step reads. Batches run on across epochs; `seed` None leaves them in order.
 
     Grain could shuffle and batch the numbers too, at 7 us each: half the time that reading takes.
@@ -201,12 +201,14 @@ class _Order:
     seed: int | None
 
     def batches(self, drop_remainder: bool) -> int:
+        """How many there are."""
         if self.epochs is None:
             return sys.maxsize // self.batch_size
         total = self.windows * self.epochs
         return total // self.batch_size if drop_remainder else -(-total // self.batch_size)
 
     def __call__(self, step: int) -> np.ndarray:
+        """The windows of batch `step`."""
         stop = (step + 1) * self.batch_size
         if self.epochs is not None:
             stop = min(stop, self.windows * self.epochs)
@@ -233,7 +235,7 @@ class _Read:
     index: np.ndarray
     channels: tuple[str, ...]
     window: int
-    order: _Order
+    order: Order
     layouts: RandomLayouts | None
 
     def __call__(self, step: int) -> Batch:

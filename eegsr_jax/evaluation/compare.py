@@ -21,10 +21,22 @@ from eegsr_jax.evaluation.folds import Fold, Protocol
 from eegsr_jax.evaluation.metrics import Scores, floors
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import moments as mo
-from eegsr_jax.methods.base import Method
+from eegsr_jax.methods.base import GradientStage, Method
 from eegsr_jax.methods.gaussian import POPULATION_DATASET
-from eegsr_jax.training.loop import accumulate, fit, initial, jitted, nameless, refuse_nan, solve
-from eegsr_jax.training.windows import layout_geometry, shared_channels, training_windows
+from eegsr_jax.training.gradient import warm_up
+from eegsr_jax.training.loop import (
+    accumulate,
+    check_binding,
+    fit,
+    initial,
+    jitted,
+    nameless,
+    refuse_nan,
+    run_stage,
+    solve,
+    stage_keys,
+)
+from eegsr_jax.training.windows import StoreWindows, layout_geometry, shared_channels
 from eegsr_jax.typing import PyTree
 
 REFERENCES = ("native", "observed_average")
@@ -50,13 +62,15 @@ def compare(
     layouts: Sequence[str],
     *,
     references: Sequence[str] = ("native",),
+    seeds: Sequence[int] = (0,),
     batch_size: int = 32,
     stretch_seconds: float = 10.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[dict[str, Any]], Stretch]:
     """Scores of every method, layout, reference and fold.
 
-    All methods see the same training, validation and calibration windows.
+    All methods see the same training, validation and calibration windows. Methods that are trained
+    by gradients have a row for each of `seeds`.
 
     Returns:
       Rows (see `Scores.summary` and `_row`), and a stretch of the first fold, layout and
@@ -74,23 +88,32 @@ def compare(
             for spec, geometry in geometries.items():
                 view = _View(data, geometry, reference)
                 pictures = {}
-                for label, method in methods.items():
-                    params, timing = _trained(method, view, last_pass)
+                for label, method, seed in _with_seeds(methods, seeds):
+                    params, timing = _trained(method, view, last_pass, seed)
                     plan = jax.block_until_ready(jitted(method.plan)(params, nameless(geometry)))
                     scores, speed = _score(method, plan, view, protocol.legacy_batch, last_pass)
                     rows.append(
                         _row(label, spec, view, fold, protocol)
                         | scores.summary()
                         | timing
-                        | {"times_real_time": speed}
+                        | {"times_real_time": speed, "training_seed": seed}
                     )
                     say(_line(rows[-1]))
-                    if stretch is None:
+                    if stretch is None and label not in pictures:
                         pictures[label] = _picture(method, plan, view, stretch_seconds)
                 if stretch is None:
                     stretch = _stretch(pictures, view, fold, spec)
     assert stretch is not None
     return rows, stretch
+
+
+def _with_seeds(
+    methods: Mapping[str, Method], seeds: Sequence[int]
+) -> Iterator[tuple[str, Method, int | None]]:
+    for label, method in methods.items():
+        random = any(isinstance(stage, GradientStage) for stage in method.stages)
+        for seed in seeds if random else (None,):
+            yield label, method, seed
 
 
 def _refuse_known_subjects(store: Store, methods: Mapping[str, Method]) -> None:
@@ -154,18 +177,18 @@ class _View:
             eeg = centred / np.maximum(centred.std(-1, keepdims=True), 1e-12)
         return eeg.astype(np.float32)
 
-    def training(self) -> Iterator[dict[str, np.ndarray]]:
-        """Training windows, then validation windows."""
+    def training(self) -> StoreWindows:
+        """Training windows and validation windows."""
         data, split = self.data, self.data.fold.split
-        for batch in training_windows(
-            data.store,
-            split.train,
-            split.validate,
+        return StoreWindows(
+            store=data.store,
+            train=split.train,
+            validate=split.validate,
             window=data.window,
             batch_size=data.batch_size,
             channels=data.channels,
-        ):
-            yield batch | {"eeg": self.shown(batch["eeg"])}
+            shown=self.shown,
+        )
 
     def calibration(self) -> Iterator[dict[str, np.ndarray]]:
         """The test subject's own seconds; the last fifth validates."""
@@ -205,24 +228,35 @@ class _Pass(dict):
         return result, seconds, max(first - seconds, 0.0)
 
 
-def _trained(method: Method, view: _View, last: _Pass) -> tuple[PyTree, dict[str, float]]:
+def _trained(
+    method: Method, view: _View, last: _Pass, seed: int | None
+) -> tuple[PyTree, dict[str, float]]:
     """Params, and seconds for fitting and for compiling, apart."""
-    split, geometry = view.data.fold.split, view.geometry
+    split, geometry, windows = view.data.fold.split, view.geometry, view.training()
+    check_binding(method, view.data.sfreq, view.data.window)
     owner = (split.train, split.validate, view.data.channels, view.reference)
     shared = last.of(owner if view.plain else (owner, tuple(view.index)))
-    shape = (len(view.index), len(view.missing))
-    params, fitting, compiling = initial(method, geometry), 0.0, 0.0
-    for stage in method.stages:
-        key = (stage.start, stage.update)
-        if key not in shared:
-            # Compiled on one batch, so that the pass itself is timed without.
-            program = (stage.start, stage.update, shape[1], view.data.window)
-            warm = partial(accumulate, stage, params, geometry, [next(view.training())])
-            compiling += last.timed(warm, *program)[2]
-            shared[key] = _seconds(partial(accumulate, stage, params, geometry, view.training()))
-        sums, seconds = shared[key]
+    shape = (len(view.index), len(view.missing), view.data.window)
+    start, *keys = stage_keys(method, jax.random.key(seed or 0))
+    params, fitting, compiling = initial(method, geometry, start), 0.0, 0.0
+    for number, (stage, key) in enumerate(zip(method.stages, keys, strict=True)):
+        # Compiled on a little first, so that training itself is timed without.
+        if isinstance(stage, GradientStage):
+            warm = partial(warm_up, stage, params, nameless(geometry), windows)
+            compiling += last.timed(warm, stage, *shape)[2]
+            run = partial(run_stage, stage, params, geometry, windows, key)
+            params, seconds = _seconds(run)
+            fitting += seconds
+            continue
+        # The first sums depend on the windows alone; later ones on params, layout and seed.
+        own = (stage.start, stage.update, *(() if number == 0 else (method, seed, *view.index)))
+        if own not in shared:
+            warm = partial(accumulate, stage, params, geometry, [next(windows())])
+            compiling += last.timed(warm, stage.start, stage.update, *shape[1:])[2]
+            shared[own] = _seconds(partial(accumulate, stage, params, geometry, windows()))
+        sums, seconds = shared[own]
         call = partial(solve, stage, params, sums, geometry)
-        params, solving, compiled = last.timed(call, stage.solve, *shape)
+        params, solving, compiled = last.timed(call, stage.solve, *shape[:2])
         fitting, compiling = fitting + seconds + solving, compiling + compiled
     if split.calibration:
         begin = time.perf_counter()

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from eegsr_jax.gaussians.mixture import Mixture
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.typing import Filters, Observed, PyTree, Target
 
@@ -51,6 +53,47 @@ class MomentStage(NamedTuple):
     solve: Callable[[PyTree, PyTree, Geometry], PyTree]
 
 
+class GradientStage(NamedTuple):
+    """A stage by stochastic gradients, with early stopping on the validation windows.
+
+    Attributes:
+      name: in metrics, checkpoints and messages.
+      loss: `(params, batch, geometry) -> (loss [], metrics {name: []})`, the mean over a batch of
+        training windows, `{"eeg": [batch, M, time], "key": [batch]}`: one key a window, so that
+        what is drawn does not depend on how a batch is spread over devices.
+      score: `(params, batch, geometry) -> [2]`: squared error and power, summed over the windows
+        that are not padding (`part` as in `MomentStage`). The validation score is their ratio.
+      trainable: which entries of params, by their top-level names; all others stay as they are.
+      optimizer: number of steps in all -> transformation of the gradients.
+      epochs: passes over the training windows, at most.
+      batch_size: windows a step.
+      overlap: windows begin every 1/overlap of a window; an epoch is as many steps as without.
+      patience: epochs without a better score after which it ends; 0 for never. The params of the
+        best epoch are kept, the start counting as one.
+      min_delta: how much lower a score must be to count as better.
+      average: decay of the running average of the params, which is what is scored and kept; 0
+        keeps the params themselves.
+    """
+
+    name: str
+    loss: Callable[
+        [PyTree, dict[str, jax.Array], Geometry],
+        tuple[jax.Array, dict[str, jax.Array]],
+    ]
+    score: Callable[[PyTree, dict[str, jax.Array], Geometry], jax.Array]
+    trainable: tuple[str, ...]
+    optimizer: Callable[[int], optax.GradientTransformation]
+    epochs: int
+    batch_size: int
+    overlap: int = 1
+    patience: int = 0
+    min_delta: float = 0.0
+    average: float = 0.0
+
+
+Stage = MomentStage | GradientStage
+
+
 class Method(NamedTuple):
     """A reconstruction method.
 
@@ -63,15 +106,20 @@ class Method(NamedTuple):
         `[batch]` keys, one a window; None for a method that draws nothing.
       window: samples per call, or None for any length.
       context: samples on either side that an output sample depends on.
+      sfreq: Hz that the method is bound to, or None where it counts in samples.
+      mixture: `(params, geometry, observed [batch, L, time]) -> Mixture`: the Gaussians behind an
+        estimate, for pictures and source analyses; None where there are none.
     """
 
     name: str
     init: Callable[[jax.Array | None, Geometry, int | None], PyTree]
-    stages: tuple[MomentStage, ...]
+    stages: tuple[Stage, ...]
     plan: Callable[[PyTree, Geometry], PyTree]
     apply: Callable[[PyTree, jax.Array, jax.Array | None], Reconstruction]
     window: int | None = None
     context: int = 0
+    sfreq: float | None = None
+    mixture: Callable[[PyTree, Geometry, jax.Array], Mixture] | None = None
 
 
 def reconstruct(

@@ -93,6 +93,12 @@ def pooled(moments: Moments) -> Moments:
     return jax.tree.map(lambda a: a.sum(0), moments)
 
 
+def only(moments: Moments, which: int) -> Moments:
+    """The sums with those of the other part taken out."""
+    with jax.enable_x64(True):
+        return jax.tree.map(lambda a: jnp.zeros_like(a).at[which].set(a[which]), moments)
+
+
 def part_of(moments: Moments, which: int) -> Moments:
     """The sums of one part, without the leading axis."""
     return jax.tree.map(lambda a: a[which], moments)

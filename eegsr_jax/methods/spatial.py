@@ -59,20 +59,35 @@ def spherical_spline(
     """
 
     def matrix(params, geometry):
-        def g(a, b):
-            return spline_kernel(a, b, geometry.centre, order=params["order"], terms=terms)
-
-        inputs = geometry.observed.shape[0]
-        system = g(geometry.observed, geometry.observed) + params["penalty"] * jnp.eye(inputs)
-        ones = jnp.ones((inputs, 1), system.dtype)
-        system = jnp.block([[system, ones], [ones.T, jnp.zeros((1, 1), system.dtype)]])
-        across = g(geometry.target, geometry.observed)
-        across = jnp.concatenate([across, jnp.ones((across.shape[0], 1), across.dtype)], 1)
-        return jnp.linalg.solve(system, across.T).T[:, :-1]  # the system is symmetric
+        between = geometry.observed, geometry.target, geometry.centre
+        return spline_matrix(*between, params["order"], params["penalty"], terms)
 
     grid = [{"order": m, "penalty": p} for m in TUNING_ORDERS for p in TUNING_PENALTIES]
     start = {"order": order, "penalty": penalty}
     return _spatial("spherical_spline", matrix, start, grid if tune else [])
+
+
+def spline_matrix(
+    observed: jax.Array,
+    target: jax.Array,
+    centre: jax.Array,
+    order: Any = 4.0,
+    penalty: Any = 1e-5,
+    terms: int = 50,
+) -> jax.Array:
+    """`[M, L]` from electrodes `[L, 3]` to `[M, 3]`; `penalty` may be `[L]`, one each."""
+
+    def g(a, b):
+        return spline_kernel(a, b, centre, order=order, terms=terms)
+
+    inputs = observed.shape[0]
+    load = jnp.broadcast_to(jnp.asarray(penalty, observed.dtype), (inputs,))
+    system = g(observed, observed) + jnp.diag(load)
+    ones = jnp.ones((inputs, 1), system.dtype)
+    system = jnp.block([[system, ones], [ones.T, jnp.zeros((1, 1), system.dtype)]])
+    across = g(target, observed)
+    across = jnp.concatenate([across, jnp.ones((across.shape[0], 1), across.dtype)], 1)
+    return jnp.linalg.solve(system, across.T).T[:, :-1]  # the system is symmetric
 
 
 def minimum_norm(penalty: float = 0.1) -> Method:

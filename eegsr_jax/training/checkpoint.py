@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,3 +53,39 @@ def _leaves(params: PyTree) -> dict[str, str]:
         jax.tree_util.keystr(place): f"{leaf.dtype}{list(leaf.shape)}"
         for place, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
+
+
+def save_leaves(folder: Path, stage: str, state: PyTree, position: dict[str, Any]) -> None:
+    """Replace what `folder` keeps by the arrays of a state, of any structure, and a JSON record.
+
+    What was there is deleted only when the new is complete: one of the two can always be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    old = [path for path in folder.iterdir()]
+    number = max((int(p.name) for p in old if p.name.isdigit()), default=-1) + 1
+    half = folder / f"{number}.part"
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir()
+    save_params(half / "state", {f"{i:05}": x for i, x in enumerate(jax.tree.leaves(state))})
+    (half / "position.json").write_text(json.dumps({"stage": stage} | position))
+    os.replace(half, folder / str(number))
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def newest(folder: Path) -> tuple[Path, str] | None:
+    """The newest complete folder that `save_leaves` made, and its stage."""
+    numbers = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
+    if not numbers:
+        return None
+    found = folder / str(max(numbers))
+    return found, json.loads((found / "position.json").read_text())["stage"]
+
+
+def load_leaves(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    """A state in the structure of `like` and the record that were saved."""
+    leaves, tree = jax.tree.flatten(like)
+    expected = {f"{i:05}": x for i, x in enumerate(leaves)}
+    found = load_params(path / "state", expected)
+    state = jax.tree.unflatten(tree, [found[name] for name in sorted(found)])
+    return state, json.loads((path / "position.json").read_text())

@@ -8,10 +8,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from eegsr_jax.errors import MethodError
+from eegsr_jax.errors import ConfigError, MethodError
 from eegsr_jax.geometry import Geometry
-from eegsr_jax.methods.base import Method, MomentStage
+from eegsr_jax.methods.base import Method, MomentStage, Stage
+from eegsr_jax.training.gradient import train_stage
+from eegsr_jax.training.journal import Journal
+from eegsr_jax.training.windows import MemoryWindows
 from eegsr_jax.typing import PyTree
 
 Batches = Callable[[], Iterable[dict[str, np.ndarray]]]  # each call is one pass over the data
@@ -24,6 +28,8 @@ def fit(
     *,
     key: jax.Array | None = None,
     params: PyTree | None = None,
+    mesh: Mesh | None = None,
+    journal: Journal | None = None,
 ) -> PyTree:
     """Run every stage of `method` in order.
 
@@ -31,8 +37,12 @@ def fit(
       method: what to train.
       geometry: L observed and M target electrodes; the targets are the channels of the data.
       batches: called once for each pass; yields `{"eeg": [batch, M, time], "part": [batch]}`.
-      key: for the initial params.
+        `training.windows.StoreWindows` reads shuffled windows as they are needed; any other
+        callable is read once, and kept in memory, where a stage shuffles.
+      key: for the initial params, the order of the windows and what a loss draws; None is key 0.
       params: start from these instead (to calibrate a trained method to a subject).
+      mesh: with an axis "windows", over which gradient stages spread their batches.
+      journal: metrics and checkpoints of gradient stages; None keeps none.
 
     Returns:
       Trained params, a plain nested dict.
@@ -41,11 +51,50 @@ def fit(
       MethodError: an observed channel is not among the targets, so that it has no training data;
         or the fit is not finite.
     """
-    params = initial(method, geometry, key) if params is None else params
-    for stage in method.stages:
-        params = solve(stage, params, accumulate(stage, params, geometry, batches()), geometry)
+    key = jax.random.key(0) if key is None else key
+    start, *keys = stage_keys(method, key)
+    params = initial(method, geometry, start) if params is None else params
+    for stage, own in zip(method.stages, keys, strict=True):
+        params = run_stage(stage, params, geometry, batches, own, mesh=mesh, journal=journal)
         refuse_nan(method, params)
     return params
+
+
+def stage_keys(method: Method, key: jax.Array) -> list[jax.Array]:
+    """One key for the initial params and one for every stage."""
+    return list(jax.random.split(key, len(method.stages) + 1))
+
+
+def run_stage(
+    stage: Stage,
+    params: PyTree,
+    geometry: Geometry,
+    batches: Batches,
+    key: jax.Array,
+    *,
+    mesh: Mesh | None = None,
+    journal: Journal | None = None,
+) -> PyTree:
+    """Params after one stage."""
+    if isinstance(stage, MomentStage):
+        return solve(stage, params, accumulate(stage, params, geometry, batches()), geometry)
+    windows: Any = batches if hasattr(batches, "shuffled") else MemoryWindows(batches)
+    where = nameless(geometry)
+    return train_stage(stage, params, where, windows, key, mesh=mesh, journal=journal)
+
+
+def check_binding(method: Method, sfreq: float, window: int) -> None:
+    """Refuse data of another rate or another length of windows than the method is bound to.
+
+    Raises:
+      ConfigError: they differ.
+    """
+    if method.sfreq not in (None, sfreq) or method.window not in (None, window):
+        raise ConfigError(
+            f"{method.name} is bound to windows of {method.window} samples at {method.sfreq:g} Hz; "
+            f"these have {window} at {sfreq:g} Hz: write {method.name}(samples={window}, "
+            f"sfreq={sfreq:g})"
+        )
 
 
 def refuse_nan(method: Method, params: PyTree) -> None:

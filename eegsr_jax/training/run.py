@@ -1,6 +1,7 @@
 """Run directories: `config.json`, `geometry.json`, `checkpoints/`, all that a method needs.
 
-`train` makes one from an `Experiment`, `load` opens it again.
+`train` makes one from an `Experiment`, `load` opens it again. `checkpoints/params` is there when
+training is complete; until then `checkpoints/progress` is, once a deep method has begun.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import jax
@@ -22,11 +23,13 @@ from eegsr_jax.errors import ConfigError
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import Method
 from eegsr_jax.training.checkpoint import load_params, save_params
-from eegsr_jax.training.loop import fit
-from eegsr_jax.training.windows import layout_geometry, shared_channels, training_windows
+from eegsr_jax.training.journal import RunJournal
+from eegsr_jax.training.loop import check_binding, fit
+from eegsr_jax.training.windows import StoreWindows, layout_geometry, shared_channels
 from eegsr_jax.typing import PyTree
 
 _PARAMS = "checkpoints/params"
+_PROGRESS = "checkpoints/progress"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +42,12 @@ class Experiment:
       layout: observed channels, see `layouts.layout`.
       method: as on the command line, "lagged_ridge(lags=6)".
       window_seconds: of the training windows.
-      validate: share of each subject's material, at its end, that chooses penalties and sets error
-        bars.
-      batch_size: windows at a time.
+      validate: share of each subject's material, at its end, that chooses penalties, stops training
+        and sets error bars.
+      batch_size: windows read at a time; the steps of a deep method have their own.
+      seed: of everything random.
+      checkpoint_steps: steps between two checkpoints, beside one after every epoch.
+      writers: where metrics go beside `metrics.jsonl`: tensorboard, wandb.
     """
 
     dataset: str = "sample"
@@ -55,6 +61,9 @@ class Experiment:
     window_seconds: float = 2.0
     validate: float = 0.2
     batch_size: int = 32
+    seed: int = 0
+    checkpoint_steps: int = 1000
+    writers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,44 +89,74 @@ class Card:
 
 
 def train(experiment: Experiment, store: Store, out: Path) -> Card:
-    """Train on a store and write the run directory, which appears when it is complete.
+    """Train on a store into the run directory `out`, or go on where training stopped.
+
+    SIGTERM and SIGUSR1 make a deep method save after its current step, and exit with status 0; the
+    same call then goes on to the same result, bit for bit.
 
     Raises:
-      ConfigError: `out` exists, or nothing is left to train or to validate on.
+      ConfigError: `out` is complete, holds another experiment, or is no run directory; or nothing
+        is left to train or to validate on.
       EEGSRError: the layout or method does not fit the data.
     """
-    from eegsr_jax import __version__
-
+    ((_, method),) = one_method(experiment.method)
+    card = _card(experiment, store)
+    _refuse_other(out, card)
+    windows, where = prepared(experiment, store)
+    check_binding(method, card.sfreq, windows.window)
+    journal = RunJournal(
+        out,
+        open_folder=lambda: _write(out, card, where),
+        every=experiment.checkpoint_steps,
+        writers=experiment.writers,
+    )
+    with journal.stopping():
+        key = jax.random.key(experiment.seed)
+        params = fit(method, where, windows, key=key, journal=journal)
     if out.exists():
-        raise ConfigError(f"{out} exists; choose another --workdir, or delete it")
+        save_params(out / _PARAMS, params)
+        journal.close()
+    else:
+        _write(out, card, where, params)
+    return card
+
+
+def prepared(experiment: Experiment, store: Store) -> tuple[StoreWindows, Geometry]:
+    """The windows and the geometry that an experiment trains on.
+
+    Raises:
+      ConfigError: nothing is left to train or to validate on.
+    """
     if not 0 < experiment.validate < 1:
         raise ConfigError(
             f"validate={experiment.validate}: expected a share between 0 and 1; error bars are set "
             "on it"
         )
-    ((_, method),) = _one(experiment.method)
     segments = [whole(recording) for recording in store.recordings]
     parts = [
         cut_end(store, own, experiment.validate, 0.0)
         for own in by_subject(store, segments).values()
     ]
-    training, validating = ([s for part in side for s in part] for side in zip(*parts, strict=True))
+    training, validating = (
+        tuple(s for part in side for s in part) for side in zip(*parts, strict=True)
+    )
     channels = shared_channels(store, segments)
     where = layout_geometry(store, training, channels, experiment.layout)
-    window = round(experiment.window_seconds * store.recordings[0].sfreq)
+    windows = StoreWindows(
+        store=store,
+        train=training,
+        validate=validating,
+        window=round(experiment.window_seconds * store.recordings[0].sfreq),
+        batch_size=experiment.batch_size,
+        channels=channels,
+    )
+    return windows, where
 
-    def batches():
-        return training_windows(
-            store,
-            training,
-            validating,
-            window=window,
-            batch_size=experiment.batch_size,
-            channels=channels,
-        )
 
-    params = fit(method, where, batches, key=jax.random.key(0))
-    card = Card(
+def _card(experiment: Experiment, store: Store) -> Card:
+    from eegsr_jax import __version__
+
+    return Card(
         experiment=experiment,
         sfreq=store.recordings[0].sfreq,
         reference=store.recordings[0].reference,
@@ -126,17 +165,32 @@ def train(experiment: Experiment, store: Store, out: Path) -> Card:
         licence=store.licence,
         version=__version__,
     )
-    _write(out, card, where, params)
-    return card
 
 
-def _write(out: Path, card: Card, where: Geometry, params: PyTree) -> None:
+def _refuse_other(out: Path, card: Card) -> None:
+    """Refuse a folder that is there, unless it is the same run, unfinished."""
+    mend = "choose another --workdir, or delete it"
+    if not out.exists():
+        return
+    if not (out / "config.json").exists() or (out / _PARAMS).exists():
+        raise ConfigError(f"{out} exists; {mend}")
+    found = load_card(out)
+    for name in (f.name for f in fields(card)):
+        if getattr(found, name) != getattr(card, name):
+            raise ConfigError(f"{out} holds an unfinished run of another {name}; {mend}")
+
+
+def _write(out: Path, card: Card, where: Geometry, params: PyTree | None = None) -> None:
+    """The run directory, which appears when all of this is in it."""
+    if out.exists():
+        return  # an unfinished run goes on in it
     out.parent.mkdir(parents=True, exist_ok=True)
     half = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:
         (half / "config.json").write_text(config.to_json(card))
         (half / "geometry.json").write_text(json.dumps(geometry.to_json(where)))
-        save_params(half / _PARAMS, params)
+        if params is not None:
+            save_params(half / _PARAMS, params)
         os.chmod(half, 0o755)
         os.replace(half, out)
     finally:
@@ -155,7 +209,11 @@ def load(path: str | Path) -> tuple[Method, PyTree, Geometry]:
         where = geometry.from_json(json.loads((path / "geometry.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}/geometry.json: cannot be read: {error!r}") from None
-    ((_, method),) = _one(card.experiment.method)
+    if (path / _PROGRESS).exists():
+        raise ConfigError(
+            f"{path}: training has not finished; `eegsr train` with the same flags goes on with it"
+        )
+    ((_, method),) = one_method(card.experiment.method)
     like = method.init(jax.random.key(0), where, method.window)
     return method, load_params(path / _PARAMS, like), where
 
@@ -177,7 +235,8 @@ def load_card(path: str | Path) -> Card:
         raise ConfigError(f"{path}/config.json: {error}") from None
 
 
-def _one(spec: str):
+def one_method(spec: str):
+    """The text of one method, and the method."""
     parsed = methods.parse(spec)
     if len(parsed) != 1:
         raise ConfigError(f"method {spec!r}: expected one method, found {len(parsed)}")

@@ -23,7 +23,7 @@ from eegsr_jax.methods import make, reconstruct
 from eegsr_jax.training import run as runs
 from eegsr_jax.training.loop import fit
 from eegsr_jax.training.run import Experiment, load, load_card, train
-from eegsr_jax.training.windows import training_windows
+from eegsr_jax.training.windows import StoreWindows
 
 NAMES = "Fp1 Fp2 F7 F3 Fz F4 F8 T7 C3 Cz C4 T8 P7 P3 Pz P4 P8 O1 O2 Oz".split()
 OBSERVED = "Fp1 F7 Fz F8 C3 C4 O1 O2".split()
@@ -84,7 +84,14 @@ def test_loaded_is_what_was_trained(trained, store):
     expected = fit(
         make("lagged_ridge", lags=2),
         where,
-        lambda: training_windows(store, train, validate, window=160, batch_size=32, channels=NAMES),
+        StoreWindows(
+            store=store,
+            train=tuple(train),
+            validate=tuple(validate),
+            window=160,
+            batch_size=32,
+            channels=tuple(NAMES),
+        ),
     )
     assert jax.tree.structure(params) == jax.tree.structure(expected)
     for name, array in expected.items():

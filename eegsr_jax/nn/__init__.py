@@ -1,0 +1,1 @@
+"""Linen building blocks; they know nothing about EEG."""

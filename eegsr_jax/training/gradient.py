@@ -1,0 +1,309 @@
+"""One `GradientStage`: steps, validation, early stopping, averaged params; resumed to the bit."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from eegsr_jax.data.pipeline import device_prefetch
+from eegsr_jax.errors import MethodError
+from eegsr_jax.geometry import Geometry
+from eegsr_jax.methods.base import GradientStage
+from eegsr_jax.methods.moments import VALIDATE
+from eegsr_jax.training.journal import Journal
+from eegsr_jax.training.windows import Windows
+from eegsr_jax.typing import PyTree
+
+WINDOWS = "windows"  # the axis of a mesh over which a batch is spread
+
+
+class State(NamedTuple):
+    """What a step changes.
+
+    Attributes:
+      params: the trainable entries.
+      average: their running average, or `params` again where none is kept.
+      optimizer: its memory.
+      step: int32, steps taken.
+    """
+
+    params: PyTree
+    average: PyTree
+    optimizer: PyTree
+    step: jax.Array
+
+
+class Progress(NamedTuple):
+    """What an epoch changes, on the host.
+
+    Attributes:
+      epoch: how many are complete.
+      best_score, best_epoch: of the params to keep.
+      worse: epochs since then.
+    """
+
+    epoch: int = 0
+    best_score: float = math.inf
+    best_epoch: int = 0
+    worse: int = 0
+
+    def after(self, score: float, min_delta: float) -> tuple[Progress, bool]:
+        """The progress one epoch on, and whether its params are the ones to keep.
+
+        Without validation windows the score is NaN, and the last epoch is kept.
+        """
+        epoch = self.epoch + 1
+        if score < self.best_score - min_delta or math.isnan(score):
+            return Progress(epoch, score, epoch, 0), True
+        return self._replace(epoch=epoch, worse=self.worse + 1), False
+
+
+def start(stage: GradientStage, params: PyTree, steps: int) -> State:
+    """The state before the first of `steps` steps."""
+    own = {name: params[name] for name in stage.trainable}
+    optimizer = stage.optimizer(steps).init(own)
+    return State(own, own, optimizer, jnp.zeros((), jnp.int32))
+
+
+def step(
+    stage: GradientStage,
+    steps: int,
+    state: State,
+    params: PyTree,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    geometry: Geometry,
+    mesh: Mesh | None = None,
+) -> tuple[State, dict[str, jax.Array]]:
+    """One step and its metrics. `batch["eeg"]` is `[batch, M, time]`, `key` that of the stage.
+
+    Pure; to be jitted. On a mesh the batch is spread over the axis "windows".
+    """
+    frozen = {name: x for name, x in params.items() if name not in stage.trainable}
+
+    def loss(own, frozen, eeg, key, geometry):
+        keys = _keys(key, eeg.shape[0], 0 if mesh is None else jax.lax.axis_index(WINDOWS))
+        value, metrics = stage.loss(frozen | own, {"eeg": eeg, "key": keys}, geometry)
+        found = {"loss": value} | metrics
+        if mesh is not None:
+            found = {name: jax.lax.pmean(x, WINDOWS) for name, x in found.items()}
+        return found["loss"], found
+
+    slope: Any = jax.grad(loss, has_aux=True)
+    if mesh is not None:
+        same, spread = PartitionSpec(), PartitionSpec(WINDOWS)
+        slope = jax.shard_map(
+            slope, mesh=mesh, in_specs=(same, same, spread, same, same), out_specs=same
+        )
+    own_key = jax.random.fold_in(key, state.step)
+    gradients, metrics = slope(state.params, frozen, batch["eeg"], own_key, geometry)
+    with jax.numpy_dtype_promotion("standard"):  # optax multiplies int32 counts and float32
+        updates, optimizer = stage.optimizer(steps).update(gradients, state.optimizer, state.params)
+        own = optax.apply_updates(state.params, updates)
+    average = own
+    if stage.average:
+        # From the first step on an average, not one with the start: early steps weigh less.
+        count = state.step.astype(jnp.float32) + 1
+        decay = jnp.minimum(stage.average, count / (count + 9))
+        average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, own)
+    metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
+    return State(own, average, optimizer, state.step + 1), metrics
+
+
+def order_seed(key: jax.Array) -> int:
+    """What the order of the windows is drawn from."""
+    return int(jax.random.bits(jax.random.fold_in(key, 2**31), dtype=jnp.uint16))
+
+
+def _keys(key: jax.Array, size: int, share: jax.Array | int) -> jax.Array:
+    """`[size]`, one for each window of a share of a batch: the same however many shares."""
+    numbers = jnp.arange(size, dtype=jnp.uint32) + jnp.uint32(size) * jnp.asarray(share, jnp.uint32)
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
+
+
+def train_stage(
+    stage: GradientStage,
+    params: PyTree,
+    geometry: Geometry,
+    windows: Windows,
+    key: jax.Array,
+    *,
+    mesh: Mesh | None = None,
+    journal: Journal | None = None,
+) -> PyTree:
+    """Params after the stage.
+
+    Args:
+      stage: what to train.
+      params: of the method.
+      geometry: without names (see `loop.nameless`).
+      windows: what to train and validate on.
+      key: seeds the order of the windows and what the loss draws.
+      mesh: with an axis "windows", over which each batch is spread; params are on all devices.
+      journal: is told of every epoch, keeps what resuming needs, and says when to stop.
+
+    Raises:
+      MethodError: no training windows, or a loss or score that is not finite.
+    """
+    journal = Journal() if journal is None else journal
+    per_epoch = windows.steps(stage.batch_size)
+    if per_epoch == 0:
+        raise MethodError(f"{stage.name}: there are no training windows")
+    steps = per_epoch * stage.epochs
+    state, progress = start(stage, params, steps), Progress()
+    best, sums = state.average, None
+    validation = _validation(windows, stage, geometry)
+    source = _source(windows, stage, order_seed(key), mesh)
+    if (found := journal.resume(stage.name, (state, best))) is not None:
+        (state, best), position = found
+        progress = Progress(**position["progress"])
+        source.set_state(position["data"])
+        sums = position["sums"]
+    else:
+        score = validation(params)
+        progress = progress._replace(best_score=score)
+        journal.epoch(stage.name, {"epoch": 0, "step": 0, "validate": score})
+    run = _compiled_step(stage, steps, mesh)
+    begun, taken = time.perf_counter(), int(state.step)
+    first = taken
+    while progress.epoch < stage.epochs:
+        metrics, sums = sums, None
+        while taken < (progress.epoch + 1) * per_epoch:
+            state, new = run(state, params, next(source), key, geometry)
+            metrics = new if metrics is None else jax.tree.map(jnp.add, metrics, new)
+            taken += 1
+            if journal.due(taken):
+                _keep(journal, stage, state, best, progress, source, metrics)
+        assert metrics is not None
+        means = {name: float(x) / per_epoch for name, x in metrics.items()}
+        score = validation(params | state.average)
+        refuse_not_finite(stage, progress.epoch + 1, means["loss"], score)
+        progress, better = progress.after(score, stage.min_delta)
+        best = state.average if better else best
+        pace = (time.perf_counter() - begun) / max(taken - first, 1)
+        journal.epoch(
+            stage.name,
+            {"epoch": progress.epoch, "step": taken}
+            | means
+            | {
+                "validate": score,
+                "best_validate": progress.best_score,
+                "best_epoch": progress.best_epoch,
+                "seconds_per_step": pace,
+            },
+            remaining=pace * (steps - taken),
+            of=stage.epochs,
+        )
+        _keep(journal, stage, state, best, progress, source, None)
+        if stage.patience and progress.worse >= stage.patience:
+            break
+    return params | best
+
+
+def warm_up(stage: GradientStage, params: PyTree, geometry: Geometry, windows: Windows) -> PyTree:
+    """Compile what `train_stage` will run; one step and one score, thrown away."""
+    steps = windows.steps(stage.batch_size) * stage.epochs
+    batch = next(_source(windows, stage, 0, None))
+    state = start(stage, params, steps)
+    run = _compiled_step(stage, steps, None)
+    return run(state, params, batch, jax.random.key(0), geometry), _validation(
+        windows, stage, geometry
+    )(params)
+
+
+def _keep(journal, stage, state, best, progress, source, metrics) -> None:
+    sums = None if metrics is None else {name: float(x) for name, x in metrics.items()}
+    position = {"progress": progress._asdict(), "data": source.get_state(), "sums": sums}
+    journal.keep(stage.name, (state, best), position)
+
+
+@functools.lru_cache(maxsize=64)  # one program for each stage, number of steps and mesh
+def _compiled_step(stage: GradientStage, steps: int, mesh: Mesh | None):
+    def run(state, params, batch, key, geometry):
+        return step(stage, steps, state, params, batch, key, geometry, mesh)
+
+    return jax.jit(run)
+
+
+def _source(windows: Windows, stage: GradientStage, seed: int, mesh: Mesh | None):
+    """Batches on the device; on a mesh each process puts its own rows of every batch there."""
+    batches = windows.shuffled(stage.batch_size, stage.overlap, seed)
+    if mesh is None:
+        return device_prefetch(batches)
+    processes, share = jax.process_count(), mesh.shape[WINDOWS]
+    if stage.batch_size % share:
+        raise MethodError(
+            f"{stage.name}: a batch of {stage.batch_size} windows does not divide among {share} "
+            "devices; choose another batch_size or mesh"
+        )
+    count = stage.batch_size // processes
+    rows = slice(jax.process_index() * count, (jax.process_index() + 1) * count)
+    sharding = NamedSharding(mesh, PartitionSpec(WINDOWS))
+    return device_prefetch(_Rows(batches, rows), sharding=sharding)
+
+
+class _Rows:
+    """Some rows of every batch: the order of windows then does not depend on the processes."""
+
+    def __init__(self, batches: Any, rows: slice):
+        self._batches, self._rows = iter(batches), rows
+        self.get_state, self.set_state = self._batches.get_state, self._batches.set_state
+
+    def __iter__(self) -> _Rows:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return {"eeg": next(self._batches)["eeg"][self._rows]}
+
+
+def _validation(windows: Windows, stage: GradientStage, geometry: Geometry):
+    """Params -> their score on the validation windows; NaN where there are none."""
+    eeg = windows.load(VALIDATE)
+    size = min(stage.batch_size, len(eeg))
+    batches = list(_padded(eeg, size)) if size else []
+    run = _compiled_score(stage)
+
+    def score(params: PyTree) -> float:
+        if not batches:
+            return math.nan
+        sums = [run(params, batch, geometry) for batch in batches]
+        error, power = np.sum([np.asarray(s, np.float64) for s in sums], 0)
+        return float(error / power)
+
+    return score
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_score(stage: GradientStage):
+    return jax.jit(stage.score)
+
+
+def _padded(eeg: np.ndarray, size: int) -> Iterator[dict[str, np.ndarray]]:
+    for begin in range(0, len(eeg), size):
+        part = np.full(size, -1, np.int32)
+        part[: len(eeg) - begin] = VALIDATE
+        batch = np.zeros((size, *eeg.shape[1:]), np.float32)
+        batch[: min(size, len(eeg) - begin)] = eeg[begin : begin + size]
+        yield {"eeg": batch, "part": part}
+
+
+def refuse_not_finite(stage: GradientStage, epoch: int, loss: float, score: float) -> None:
+    """Refuse to go on with a loss or a score that is not finite (NaN: there is no score).
+
+    Raises:
+      MethodError: they are not.
+    """
+    if not math.isfinite(loss) or math.isinf(score):
+        raise MethodError(
+            f"{stage.name}: epoch {epoch} has loss {loss}, validation score {score}; expected "
+            "finite numbers: lower the learning rate, or look for NaN or huge values in the data"
+        )

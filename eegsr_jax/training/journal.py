@@ -1,0 +1,178 @@
+"""What a training run leaves on disk while it runs: metrics, and all that resuming needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from eegsr_jax.errors import ConfigError
+from eegsr_jax.training.checkpoint import load_leaves, newest, save_leaves
+from eegsr_jax.typing import PyTree
+
+Number = int | float | str
+
+
+class Stopped(SystemExit):
+    """Asked to stop, saved, and stopped; the exit status is 0, as clusters expect of requeuing."""
+
+    def __init__(self, folder: Path):
+        super().__init__(0)
+        self.folder = folder
+
+
+class Journal:
+    """Keeps nothing: for training without a run directory."""
+
+    def epoch(
+        self, stage: str, numbers: dict[str, Number], remaining: float = 0.0, of: int = 0
+    ) -> None:
+        """Told after every epoch; `remaining` seconds to go, at most, of `of` epochs."""
+
+    def due(self, step: int) -> bool:
+        """Whether to `keep` after this step."""
+        del step
+        return False
+
+    def keep(self, stage: str, state: PyTree, position: dict[str, Any]) -> None:
+        """Saves what resuming at this step needs. May raise `Stopped`."""
+
+    def resume(self, stage: str, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """What `keep` saved last, in the structure of `like`; None where there is nothing."""
+
+
+class RunJournal(Journal):
+    """A run directory's `metrics.jsonl` and `checkpoints/progress`.
+
+    Args:
+      folder: of the run.
+      open_folder: makes it; called when there is something to keep.
+      every: steps between two checkpoints; there is one at the end of every epoch too.
+      writers: further takers of metrics: tensorboard, wandb.
+      say: prints a line.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        open_folder: Callable[[], None],
+        every: int = 1000,
+        writers: tuple[str, ...] = (),
+        say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    ):
+        self.folder, self.every = folder, every
+        self._open_folder, self._say, self._stop = open_folder, say, False
+        self._writers = [writer(name, folder) for name in writers]
+
+    def epoch(
+        self, stage: str, numbers: dict[str, Number], remaining: float = 0.0, of: int = 0
+    ) -> None:
+        """Appends to `metrics.jsonl`, tells the writers, and prints the progress."""
+        self._open_folder()
+        record = {"stage": stage, **numbers}
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        for write in self._writers:
+            write(int(numbers["step"]), {f"{stage}/{k}": v for k, v in numbers.items()})
+        shown = " ".join(
+            f"{name} {numbers[name]:.4g}" for name in ("loss", "validate") if name in numbers
+        )
+        line = f"{stage}: epoch {numbers['epoch']}/{of or '-'} {shown}"
+        if "best_epoch" in numbers:
+            line += f" best {numbers['best_validate']:.4g} at {numbers['best_epoch']}"
+            line += f" ETA {_clock(remaining)}"
+        self._say(line)
+
+    def due(self, step: int) -> bool:
+        """Every `every` steps, and when a signal has asked to stop."""
+        return self._stop or step % self.every == 0
+
+    def keep(self, stage: str, state: PyTree, position: dict[str, Any]) -> None:
+        """Saves; then ends the run when a signal has asked to stop."""
+        save_leaves(self._progress, stage, state, position)
+        if self._stop:
+            raise Stopped(self.folder)
+
+    def resume(self, stage: str, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """The newest checkpoint of this stage."""
+        found = newest(self._progress)
+        if found is None or found[1] != stage:
+            return None
+        state, position = load_leaves(found[0], like)
+        self._forget_after(stage, position["progress"]["epoch"])
+        self._say(f"{stage}: resumed in epoch {position['progress']['epoch'] + 1}")
+        return state, position
+
+    def close(self) -> None:
+        """Drops what was kept for resuming: the run is complete."""
+        shutil.rmtree(self._progress, ignore_errors=True)
+
+    @property
+    def _progress(self) -> Path:
+        return self.folder / "checkpoints" / "progress"
+
+    def _forget_after(self, stage: str, epoch: int) -> None:
+        """Drops metrics of epochs that will be run again, so that none is listed twice."""
+        path = self.folder / "metrics.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        kept = [r for r in records if r["stage"] != stage or r["epoch"] <= epoch]
+        part = path.with_suffix(".part")
+        part.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        part.replace(path)
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """SIGTERM and SIGUSR1, within: save after the current step, then raise `Stopped`."""
+
+        def ask(number: int, frame: Any) -> None:
+            del number, frame
+            self._stop = True
+
+        before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def writer(name: str, folder: Path) -> Callable[[int, dict[str, Number]], None]:
+    """A taker of metrics: "tensorboard" or "wandb".
+
+    Raises:
+      ConfigError: unknown, or its package is not installed.
+    """
+    try:
+        if name == "tensorboard":
+            from tensorboardX import SummaryWriter
+
+            board = SummaryWriter(str(folder))
+
+            def to_board(step: int, numbers: dict[str, Number]) -> None:
+                for key, value in numbers.items():
+                    board.add_scalar(key, value, step)
+                board.flush()
+
+            return to_board
+        if name == "wandb":
+            import wandb
+
+            run = wandb.init(dir=str(folder), name=folder.name, resume="allow")
+            return lambda step, numbers: run.log(numbers, step=step)
+    except ImportError as error:
+        raise ConfigError(
+            f"writers={name}: {error.name} is not installed; pip install eegsr_jax[{name}]"
+        ) from None
+    raise ConfigError(f"writers={name}: expected tensorboard or wandb")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,208 @@
+"""Many models at once: subjects, layouts and seeds side by side in one compiled call.
+
+The windows of all subjects lie on the device; an epoch is one call, which scans over steps that are
+mapped over the models. Orders and keys are those of `fit` on each model alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eegsr_jax.data.pipeline import Order
+from eegsr_jax.geometry import Geometry
+from eegsr_jax.methods.base import GradientStage, Method, MomentStage
+from eegsr_jax.methods.moments import TRAIN, VALIDATE
+from eegsr_jax.training.gradient import (
+    Progress,
+    State,
+    order_seed,
+    refuse_not_finite,
+    start,
+    step,
+)
+from eegsr_jax.training.journal import Journal
+from eegsr_jax.training.loop import (
+    accumulate,
+    initial,
+    nameless,
+    refuse_nan,
+    solve,
+    stage_keys,
+)
+from eegsr_jax.training.windows import Windows
+from eegsr_jax.typing import PyTree
+
+
+class Task(NamedTuple):
+    """One model to train; tasks that share `windows` share their pass and their memory."""
+
+    geometry: Geometry
+    windows: Windows
+    key: jax.Array
+
+
+def fit_many(
+    method: Method, tasks: Sequence[Task], *, journal: Journal | None = None
+) -> list[PyTree]:
+    """Params of each task, as `training.loop.fit` would give them one by one.
+
+    Models whose arrays have the same shapes and that take the same number of steps are trained in
+    one compiled call; a layout of another size makes another group.
+
+    Raises:
+      MethodError: see `fit`.
+    """
+    journal = Journal() if journal is None else journal
+    keys = [stage_keys(method, task.key) for task in tasks]
+    params = [initial(method, t.geometry, k[0]) for t, k in zip(tasks, keys, strict=True)]
+    for number, stage in enumerate(method.stages):
+        own = [k[number + 1] for k in keys]
+        if isinstance(stage, MomentStage):
+            params = _moments(stage, params, tasks, shared=number == 0)
+        else:
+            params = _gradients(stage, params, tasks, own, journal)
+        for each in params:
+            refuse_nan(method, each)
+    return params
+
+
+def _moments(stage: MomentStage, params, tasks: Sequence[Task], shared: bool) -> list[PyTree]:
+    """The sums of a first stage depend on the windows alone: one pass for all layouts."""
+    passes, solved = {}, []
+    for number, (each, task) in enumerate(zip(params, tasks, strict=True)):
+        name = id(task.windows) if shared else number
+        if name not in passes:
+            passes[name] = accumulate(stage, each, task.geometry, task.windows())
+        solved.append(solve(stage, each, passes[name], task.geometry))
+    return solved
+
+
+def _gradients(stage: GradientStage, params, tasks, keys, journal: Journal) -> list[PyTree]:
+    groups: dict[Any, list[int]] = {}
+    for number, (each, task) in enumerate(zip(params, tasks, strict=True)):
+        shapes = tuple(np.shape(x) for x in jax.tree.leaves((each, nameless(task.geometry))))
+        groups.setdefault((shapes, task.windows.steps(stage.batch_size)), []).append(number)
+    out = list(params)
+    for (_, per_epoch), members in groups.items():
+        chosen = [[x[i] for i in members] for x in (params, tasks, keys)]
+        trained = _train_group(stage, *chosen, per_epoch, journal)
+        for number, each in zip(members, trained, strict=True):
+            out[number] = each
+    return out
+
+
+def _train_group(stage, params, tasks, keys, per_epoch: int, journal: Journal) -> list[PyTree]:
+    sets = list({id(task.windows): task.windows for task in tasks}.values())
+    which = np.array([[w is task.windows for w in sets].index(True) for task in tasks])
+    loaded = [w.load(TRAIN, stage.overlap) for w in sets]
+    orders = [
+        Order(len(loaded[w]), stage.batch_size, None, order_seed(key))
+        for w, key in zip(which, keys, strict=True)
+    ]
+    data, steps = _stacked(loaded), per_epoch * stage.epochs
+    given, where, key = _stack(params), _stack([nameless(t.geometry) for t in tasks]), _stack(keys)
+    states = _stack([start(stage, each, steps) for each in params])
+    score = _validation(stage, sets, which, where)
+    scores = score(given)
+    progress = [Progress(best_score=float(s)) for s in scores]
+    best, done = states.average, np.zeros(len(tasks), bool)
+    run, begun = _compiled_epoch(stage, steps), time.perf_counter()
+    journal.epoch(stage.name, {"epoch": 0, "step": 0, "validate": float(np.mean(scores))})
+    for epoch in range(1, stage.epochs + 1):
+        numbers = range((epoch - 1) * per_epoch, epoch * per_epoch)
+        rows = np.stack([[order(n) for order in orders] for n in numbers])
+        states, metrics = run(states, given, data, which, rows, key, where)
+        scores = score(given | states.average)
+        better = np.zeros(len(tasks), bool)
+        for i, value in enumerate(scores):
+            refuse_not_finite(stage, epoch, float(metrics["loss"][i]), float(value))
+            if not done[i]:  # alone, it would have ended
+                progress[i], better[i] = progress[i].after(float(value), stage.min_delta)
+                done[i] = bool(stage.patience) and progress[i].worse >= stage.patience
+        best = jax.tree.map(functools.partial(_where, better), states.average, best)
+        pace = (time.perf_counter() - begun) / epoch
+        journal.epoch(
+            stage.name,
+            {"epoch": epoch, "step": epoch * per_epoch, "models": len(tasks)}
+            | {name: float(np.mean(x)) for name, x in metrics.items()}
+            | {
+                "validate": float(np.mean(scores)),
+                "best_validate": float(np.mean([p.best_score for p in progress])),
+                "best_epoch": int(np.median([p.best_epoch for p in progress])),
+                "seconds_per_step": pace / per_epoch,
+            },
+            remaining=pace * (stage.epochs - epoch),
+            of=stage.epochs,
+        )
+        if done.all():
+            break
+    return [each | jax.tree.map(lambda x, i=i: x[i], best) for i, each in enumerate(params)]
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_epoch(stage: GradientStage, steps: int):
+    def epoch(states: State, params, data, which, rows, keys, where):
+        def one(states, rows):
+            eeg = data[which[:, None], rows]  # [model, batch, M, time]
+            return jax.vmap(functools.partial(step, stage, steps))(
+                states, params, {"eeg": eeg}, keys, where
+            )
+
+        states, metrics = jax.lax.scan(one, states, rows)
+        return states, jax.tree.map(lambda x: x.mean(0), metrics)
+
+    return jax.jit(epoch)
+
+
+def _validation(stage: GradientStage, sets: Sequence[Windows], which: np.ndarray, where):
+    """Stacked params -> the score of every model."""
+    own = [w.load(VALIDATE) for w in sets]
+    size, most = stage.batch_size, max(len(eeg) for eeg in own)
+    batches = []
+    for begin in range(0, most, size):
+        eeg = np.stack([_at_least(x[begin : begin + size], size) for x in own])
+        left = np.array([len(x) - begin for x in own])
+        part = np.where(np.arange(size)[None] < left[:, None], VALIDATE, -1).astype(np.int32)
+        batches.append({"eeg": jnp.asarray(eeg[which]), "part": jnp.asarray(part[which])})
+    run = _compiled_scores(stage)
+
+    def scores(params: PyTree) -> np.ndarray:
+        if not batches:
+            return np.full(len(which), np.nan)
+        sums = np.sum([np.asarray(run(params, b, where), np.float64) for b in batches], 0)
+        with np.errstate(invalid="ignore"):
+            return sums[:, 0] / sums[:, 1]
+
+    return scores
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_scores(stage: GradientStage):
+    return jax.jit(jax.vmap(stage.score))
+
+
+def _at_least(eeg: np.ndarray, size: int) -> np.ndarray:
+    short = max(size - len(eeg), 0)
+    return np.concatenate([eeg, np.zeros((short, *eeg.shape[1:]), eeg.dtype)])
+
+
+def _stacked(arrays: Iterable[np.ndarray]) -> jax.Array:
+    """Arrays of several lengths along a new first axis; what fills them up is never drawn."""
+    arrays = list(arrays)
+    most = max(len(x) for x in arrays)
+    return jnp.stack([_at_least(x, most) for x in arrays])
+
+
+def _stack(trees: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _where(chosen: np.ndarray, new: jax.Array, old: jax.Array) -> jax.Array:
+    return jnp.where(chosen.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
