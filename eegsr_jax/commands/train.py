@@ -3,11 +3,13 @@
 eegsr train --config=configs/lagged_ridge_eegbci.py --workdir=RUN --set root=FOLDER --set subjects=1
 
 `eegsr reconstruct --run=RUN` uses the result. Without --config: lagged ridge on the embedded
-sample.
+sample. Stopped by SIGTERM or by accident, the same command goes on where training was. With --sweep
+all trials of the file's sweep() are trained together, each into a run directory of WORKDIR.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -15,9 +17,10 @@ from absl import flags
 from eegsr_jax import config
 from eegsr_jax.commands.prepare import required
 from eegsr_jax.data import datasets
-from eegsr_jax.data.store import prepare
+from eegsr_jax.data.store import Store, prepare
 from eegsr_jax.errors import ConfigError
-from eegsr_jax.training.run import Experiment, train
+from eegsr_jax.training.run import Experiment, refuse_finished, train
+from eegsr_jax.training.sweep import train_sweep
 
 ARGUMENTS = ()
 
@@ -29,6 +32,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("config", None, text, flag_values=values)
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE, as method=ridge.", flag_values=values)
     flags.DEFINE_string("workdir", None, "The run directory to make.", flag_values=values)
+    text = "Train all trials of the file's sweep()."
+    flags.DEFINE_bool("sweep", False, text, flag_values=values)
     text = "Folder for prepared recordings; default: WORKDIR with _store at its end."
     flags.DEFINE_string("store", None, text, flag_values=values)
     return values
@@ -38,19 +43,42 @@ def run(values: flags.FlagValues) -> None:
     """Prepares the recordings, trains, and says what was made."""
     out = Path(required(values, "workdir"))
     changes = values["set"].value or ()
+    if values.sweep:
+        trials = config.load_sweep(required(values, "config"), changes)
+        store = _store(values, trials, out)
+        folders = train_sweep(trials, store, out)
+        print(f"{out}: {len(folders)} runs, {folders[0].name} to {folders[-1].name}")
+        return
     if values.config:
         experiment = config.load(values.config, changes)
     else:
         experiment = config.override(Experiment(), changes)
-    if not isinstance(experiment, Experiment):
-        raise ConfigError(
-            f"{values.config}: get_config() returned {type(experiment).__name__}; expected "
-            "training.run.Experiment"
-        )
-    if out.exists():
-        raise ConfigError(f"{out} exists; choose another --workdir, or delete it")
-    chosen = {k: getattr(experiment, k) or None for k in ("subjects", "sessions", "runs")}
-    dataset = datasets.load(experiment.dataset, experiment.root, **chosen)
-    store = prepare(dataset, values.store or f"{out}_store", experiment.preprocessing)
+    store = _store(values, (experiment,), out)
     card = train(experiment, store, out)
     print(f"{out}: {experiment.method} on {len(card.recordings)} recordings of {store.dataset}")
+
+
+def _store(values: flags.FlagValues, experiments: Sequence[Experiment], out: Path) -> Store:
+    """All recordings that the experiments name, prepared."""
+    for experiment in experiments:
+        if not isinstance(experiment, Experiment):
+            raise ConfigError(
+                f"{values.config}: get_config() returned {type(experiment).__name__}; expected "
+                "training.run.Experiment"
+            )
+        for name in ("dataset", "root", "preprocessing"):
+            if getattr(experiment, name) != getattr(experiments[0], name):
+                raise ConfigError(f"{values.config}: sweep() changes {name}; sweep one data set")
+    if len(experiments) == 1:
+        refuse_finished(out)
+    chosen = {k: _union(experiments, k) for k in ("subjects", "sessions", "runs")}
+    first = experiments[0]
+    dataset = datasets.load(first.dataset, first.root, **chosen)
+    return prepare(dataset, values.store or f"{out}_store", first.preprocessing)
+
+
+def _union(experiments: Sequence[Experiment], name: str) -> tuple[str, ...] | None:
+    every = [getattr(experiment, name) for experiment in experiments]
+    if not all(every):
+        return None  # one of them wants all
+    return tuple(dict.fromkeys(item for items in every for item in items))

@@ -181,7 +181,7 @@ def train_stage(
             state, new = run(state, params, next(source), key, geometry)
             metrics = new if metrics is None else jax.tree.map(jnp.add, metrics, new)
             taken += 1
-            if journal.due(taken):
+            if journal.due():
                 _keep(journal, stage, state, best, progress, source, metrics)
         assert metrics is not None
         means = {name: float(x) / per_epoch for name, x in metrics.items()}
@@ -203,7 +203,6 @@ def train_stage(
             remaining=pace * (steps - taken),
             of=stage.epochs,
         )
-        _keep(journal, stage, state, best, progress, source, None)
         if stage.patience and progress.worse >= stage.patience:
             break
     return params | best

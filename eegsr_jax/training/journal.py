@@ -6,6 +6,8 @@ import json
 import shutil
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,9 +36,8 @@ class Journal:
     ) -> None:
         """Told after every epoch; `remaining` seconds to go, at most, of `of` epochs."""
 
-    def due(self, step: int) -> bool:
+    def due(self) -> bool:
         """Whether to `keep` after this step."""
-        del step
         return False
 
     def keep(self, stage: str, state: PyTree, position: dict[str, Any]) -> None:
@@ -52,7 +53,7 @@ class RunJournal(Journal):
     Args:
       folder: of the run.
       open_folder: makes it; called when there is something to keep.
-      every: steps between two checkpoints; there is one at the end of every epoch too.
+      every: seconds between two checkpoints.
       writers: further takers of metrics: tensorboard, wandb.
       say: prints a line.
     """
@@ -62,12 +63,13 @@ class RunJournal(Journal):
         folder: Path,
         *,
         open_folder: Callable[[], None],
-        every: int = 1000,
+        every: float = 60.0,
         writers: tuple[str, ...] = (),
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ):
         self.folder, self.every = folder, every
         self._open_folder, self._say, self._stop = open_folder, say, False
+        self._kept = time.monotonic()
         self._writers = [writer(name, folder) for name in writers]
 
     def epoch(
@@ -89,13 +91,14 @@ class RunJournal(Journal):
             line += f" ETA {_clock(remaining)}"
         self._say(line)
 
-    def due(self, step: int) -> bool:
-        """Every `every` steps, and when a signal has asked to stop."""
-        return self._stop or step % self.every == 0
+    def due(self) -> bool:
+        """Every so many seconds, and when a signal has asked to stop."""
+        return self._stop or time.monotonic() - self._kept >= self.every
 
     def keep(self, stage: str, state: PyTree, position: dict[str, Any]) -> None:
         """Saves; then ends the run when a signal has asked to stop."""
         save_leaves(self._progress, stage, state, position)
+        self._kept = time.monotonic()
         if self._stop:
             raise Stopped(self.folder)
 
@@ -128,7 +131,13 @@ class RunJournal(Journal):
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """SIGTERM and SIGUSR1, within: save after the current step, then raise `Stopped`."""
+        """SIGTERM and SIGUSR1, within: save after the current step, then raise `Stopped`.
+
+        Python hands signals to the main thread only; in another one nothing changes.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
         def ask(number: int, frame: Any) -> None:
             del number, frame

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -21,13 +22,14 @@ from eegsr_jax.data.segments import by_subject, cut_end, whole
 from eegsr_jax.data.store import Store
 from eegsr_jax.errors import ConfigError
 from eegsr_jax.geometry import Geometry
-from eegsr_jax.methods.base import Method
+from eegsr_jax.methods.base import GradientStage, Method
 from eegsr_jax.training.checkpoint import load_params, save_params
 from eegsr_jax.training.journal import RunJournal
 from eegsr_jax.training.loop import check_binding, fit
 from eegsr_jax.training.windows import StoreWindows, layout_geometry, shared_channels
 from eegsr_jax.typing import PyTree
 
+_MEND = "choose another --workdir, or delete it"
 _PARAMS = "checkpoints/params"
 _PROGRESS = "checkpoints/progress"
 
@@ -46,7 +48,7 @@ class Experiment:
         and sets error bars.
       batch_size: windows read at a time; the steps of a deep method have their own.
       seed: of everything random.
-      checkpoint_steps: steps between two checkpoints, beside one after every epoch.
+      checkpoint_seconds: between two checkpoints.
       writers: where metrics go beside `metrics.jsonl`: tensorboard, wandb.
     """
 
@@ -62,7 +64,7 @@ class Experiment:
     validate: float = 0.2
     batch_size: int = 32
     seed: int = 0
-    checkpoint_steps: int = 1000
+    checkpoint_seconds: float = 60.0
     writers: tuple[str, ...] = ()
 
 
@@ -100,24 +102,26 @@ def train(experiment: Experiment, store: Store, out: Path) -> Card:
       EEGSRError: the layout or method does not fit the data.
     """
     ((_, method),) = one_method(experiment.method)
-    card = _card(experiment, store)
-    _refuse_other(out, card)
+    card = card_of(experiment, store)
+    refuse_other(out, card)
     windows, where = prepared(experiment, store)
     check_binding(method, card.sfreq, windows.window)
     journal = RunJournal(
         out,
-        open_folder=lambda: _write(out, card, where),
-        every=experiment.checkpoint_steps,
+        open_folder=lambda: write_run(out, card, where),
+        every=experiment.checkpoint_seconds,
         writers=experiment.writers,
     )
-    with journal.stopping():
+    # A closed form is over in seconds, and has nothing to save half-way.
+    long = any(isinstance(stage, GradientStage) for stage in method.stages)
+    with journal.stopping() if long else nullcontext():
         key = jax.random.key(experiment.seed)
         params = fit(method, where, windows, key=key, journal=journal)
     if out.exists():
         save_params(out / _PARAMS, params)
         journal.close()
     else:
-        _write(out, card, where, params)
+        write_run(out, card, where, params)
     return card
 
 
@@ -153,7 +157,8 @@ def prepared(experiment: Experiment, store: Store) -> tuple[StoreWindows, Geomet
     return windows, where
 
 
-def _card(experiment: Experiment, store: Store) -> Card:
+def card_of(experiment: Experiment, store: Store) -> Card:
+    """The card of an experiment on its store."""
     from eegsr_jax import __version__
 
     return Card(
@@ -167,20 +172,37 @@ def _card(experiment: Experiment, store: Store) -> Card:
     )
 
 
-def _refuse_other(out: Path, card: Card) -> None:
-    """Refuse a folder that is there, unless it is the same run, unfinished."""
-    mend = "choose another --workdir, or delete it"
+def refuse_finished(out: Path) -> None:
+    """Refuse a folder that holds something other than an unfinished run.
+
+    Raises:
+      ConfigError: it does.
+    """
+    if out.exists() and (not (out / "config.json").exists() or (out / _PARAMS).exists()):
+        raise ConfigError(f"{out} exists; {_MEND}")
+
+
+def refuse_other(out: Path, card: Card) -> None:
+    """Refuse a folder that is there, unless it is the same run, unfinished.
+
+    Raises:
+      ConfigError: it is another, or complete.
+    """
     if not out.exists():
         return
-    if not (out / "config.json").exists() or (out / _PARAMS).exists():
-        raise ConfigError(f"{out} exists; {mend}")
+    refuse_finished(out)
     found = load_card(out)
     for name in (f.name for f in fields(card)):
         if getattr(found, name) != getattr(card, name):
-            raise ConfigError(f"{out} holds an unfinished run of another {name}; {mend}")
+            raise ConfigError(f"{out} holds an unfinished run of another {name}; {_MEND}")
 
 
-def _write(out: Path, card: Card, where: Geometry, params: PyTree | None = None) -> None:
+def is_complete(out: Path, card: Card) -> bool:
+    """Whether the folder holds this very run, trained to its end."""
+    return (out / _PARAMS).exists() and load_card(out) == card
+
+
+def write_run(out: Path, card: Card, where: Geometry, params: PyTree | None = None) -> None:
     """The run directory, which appears when all of this is in it."""
     if out.exists():
         return  # an unfinished run goes on in it

@@ -1,0 +1,18 @@
+"""EMAG with our fixes, 16 -> 64 channels, one subject of EEGMMIDB.
+
+eegsr train --config=configs/emag_eegbci.py --workdir=runs/emag --set root=FOLDER
+"""
+
+from eegsr_jax.data.preprocessing import PREPROCESSING
+from eegsr_jax.training.run import Experiment
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        dataset="eegbci",
+        subjects=("1",),
+        runs=("3", "4", "5", "6", "7", "8", "9", "10"),
+        preprocessing=PREPROCESSING["dibima"],
+        layout="case2_4x",
+        method="emag",
+    )
