@@ -59,7 +59,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",  # what jax 0.10 asks for
     packages=find_packages(include=["eegsr_jax", "eegsr_jax.*"]),
-    package_data={"eegsr_jax.data": ["datasets/sample/*"], "eegsr_jax.methods": ["priors/*"]},
+    package_data={
+        "eegsr_jax.data": ["datasets/sample/*"],
+        "eegsr_jax.evaluation": ["browser/*"],
+        "eegsr_jax.methods": ["priors/*"],
+    },
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["eegsr = eegsr_jax.commands.main:main"]},

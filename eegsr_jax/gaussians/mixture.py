@@ -20,7 +20,7 @@ class Mixture(NamedTuple):
       time: `[G, P]` seconds from the start of the window.
       amplitude: `[G, P]`, in the unit of the estimate, as `beta`.
       beta: `[batch, time, P]` modulation by the observed channels.
-      times: `[time]` seconds.
+      times: `[time]` seconds, or samples where the method counts in samples.
       skip: `[batch, M, time]` what is added to the rendered field at the targets (a linear map
         of the observed channels; zero in the released EMAG).
     """

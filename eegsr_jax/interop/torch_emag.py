@@ -8,7 +8,7 @@ millimetres.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,9 @@ from eegsr_jax.errors import ConfigError
 from eegsr_jax.gaussians import grid, precision
 from eegsr_jax.gaussians.project import project
 from eegsr_jax.gaussians.render import Modulate, affine, render
+from eegsr_jax.geometry import Geometry
+from eegsr_jax.methods.base import Method
+from eegsr_jax.methods.emag_paper import MM, emag_paper, encode, hidden
 from eegsr_jax.typing import PyTree
 
 Array = np.ndarray | jax.Array
@@ -30,6 +33,25 @@ _ABLATION = {
     "no_spacetime_coupling": "spatial_only",
     "diagonal_precision": "none",
 }
+# What `from_state_dict` takes: switches with one value, other entries, names, windows in samples.
+_FIXED = {
+    "center_mode": "fixed_grid",
+    "forward_operator": "gaussian_splat",
+    "grid_support": "volume",
+    "ld_conditioning": "per_grid",
+    "mixture_assignment": "uniform",
+}
+_READ = (
+    *("covariance_mode", "grid_resolution", "grid_type"),
+    *("n_gaussians_per_point", "offdiag_mode", "sampling_rate"),
+)
+_FIELD = {
+    "amplitude": "amplitude",
+    "time": "mu_t",
+    "log_diagonal": "chol_log_diag",
+    "off_diagonal": "chol_off_diag",
+}
+_WINDOW = {8000.0: 2081}
 
 
 def original_forward(
@@ -58,9 +80,7 @@ def original_forward(
       ConfigError: a switch that is unknown, an entry that the state lacks, or float64 without
         `jax.enable_x64`.
     """
-    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        raise ConfigError(f"dtype {dtype!r}: JAX computes in float32; call under jax.enable_x64()")
-    state = {name: _as(x, dtype) for name, x in with_current_names(state).items()}
+    state = _in(dtype, state)
     gaussians = parameters(state, config)
     times = jnp.asarray(t).astype(dtype) / config["sampling_rate"]
     features = weights = None
@@ -91,6 +111,110 @@ def original_forward(
         )
     batch = 1 if x_ld is None else x_ld.shape[0]
     return jnp.broadcast_to(out, (batch, *out.shape[1:]))
+
+
+def from_state_dict(
+    state: State,
+    config: Mapping[str, Any],
+    *,
+    samples: int | None = None,
+    observed_index: Sequence[int] | None = None,
+    dtype: str = "float32",
+) -> tuple[Method, PyTree, Geometry]:
+    """A trained original as `methods.emag_paper`: `(method, params, geometry)`.
+
+    Standardised windows in give the original's output. Windows in any other unit come back in that
+    unit: the state does not tell how the channels' scales differ, so each is taken to be the mean
+    of the observed ones; nor does it tell errors, so `std` is infinite. Set `params["scale"]` and
+    `params["std"]`, or run the first and the last stage of the method over some full-cap data.
+
+    Args:
+      state: as for `original_forward`, with the buffer `electrode_pos`.
+      config: the original's constructor arguments.
+      samples: of the window, which neither holds; None is as released: 2081 at 8 kHz, else 4 s.
+      observed_index: `[L]` places of the inputs among the electrodes, which neither holds
+        (`layouts.emag_draw` makes the original's draw); None is what `config` has under
+        "channel_indices", or unknown: their positions are then NaN, which `plan` does not mind.
+      dtype: of params and geometry.
+
+    Raises:
+      ConfigError: a switch that the method does not have (`original_forward` has them all), an
+        entry that is missing or that does not fit.
+    """
+    if absent := [name for name in (*_FIXED, *_READ) if name not in config]:
+        raise ConfigError(f"config: no entry {absent[0]!r}; it has {', '.join(sorted(config))}")
+    for name, only in _FIXED.items():
+        if config[name] != only:
+            raise _not_expressed(name, config[name], only)
+    modes = precision.COVARIANCE
+    if (mode := config["covariance_mode"]) not in modes:
+        raise _not_expressed("covariance_mode", mode, ", ".join(modes))
+    off = _off_diagonal(config)
+    both = zip(modes[mode], precision.OFF_DIAGONAL.get(off, ()), strict=False)
+    kept = tuple(a * b for a, b in both)
+    covariance = next((name for name, mask in modes.items() if mask == kept), None)
+    if covariance is None:
+        raise _not_expressed("offdiag_mode", off, "all, none, spatial_only")
+    state = _in(dtype, state)
+    sfreq, groups = float(config["sampling_rate"]), int(config["n_gaussians_per_point"])
+    method = emag_paper(
+        sfreq=sfreq,
+        samples=samples or _WINDOW.get(sfreq) or round(4 * sfreq),
+        resolution=config["grid_resolution"],
+        grid=config["grid_type"],
+        groups=groups,
+        covariance=covariance,
+    )
+    centres = points(state, config)
+    if (found := len(_get(state, "amplitude"))) != groups * len(centres):
+        raise ConfigError(
+            f"state dict: {found} amplitudes; {groups} Gaussians at each of the {len(centres)} "
+            "points of the config's grid were expected: is it the config of this state?"
+        )
+    positions = _get(state, "electrode_pos")
+    params = {
+        "centres": jnp.asarray(centres, dtype),
+        "encoder": _two(state, "ld_encoder"),
+        "modulator": _two(state, "ld_modulator"),
+        "field": {ours: _by_group(_get(state, theirs), groups) for ours, theirs in _FIELD.items()},
+        "scale": jnp.ones(len(positions), dtype),
+        "std": jnp.full(len(positions), jnp.inf, dtype),
+    }
+    inputs = params["encoder"]["first"]["kernel"].shape[1]
+    return method, params, _geometry(positions / MM, inputs, _inputs(config, observed_index))
+
+
+def _inputs(config: Mapping[str, Any], given: Sequence[int] | None) -> list[int] | None:
+    found = config.get("channel_indices") if given is None else given
+    if isinstance(found, str):  # as on the original's command line
+        found = found.split(",")
+    return None if found is None else [int(i) for i in found]
+
+
+def _geometry(target: jax.Array, inputs: int, index: list[int] | None) -> Geometry:
+    """The original's head is about the origin of the head frame."""
+    if index is None:
+        place, observed = np.full(inputs, -1), jnp.full((inputs, 3), jnp.nan, target.dtype)
+    else:
+        place = np.asarray(index)
+        if len(place) != inputs or place.min() < 0 or place.max() >= len(target):
+            raise ConfigError(
+                f"observed_index {index}: expected {inputs} places among {len(target)} electrodes"
+            )
+        observed = target[place]
+    return Geometry(
+        observed=observed,
+        target=target,
+        observed_index=jnp.asarray(place, jnp.int32),
+        centre=jnp.zeros(3, target.dtype),
+    )
+
+
+def _not_expressed(name: str, value: Any, expected: str) -> ConfigError:
+    return ConfigError(
+        f"config: {name} {value!r} is nothing that emag_paper does, which has {expected}; "
+        "torch_emag.original_forward renders every switch"
+    )
 
 
 def with_current_names(state: State) -> dict[str, Array]:
@@ -132,12 +256,11 @@ def parameters(state: State, config: Mapping[str, Any]) -> dict[str, jax.Array]:
         spread = (_by_group(_get(state, f"log_sigma_{k}"), groups) for k in ("space", "time"))
         diagonal, off_diagonal = precision.isotropic(*spread)
     else:
-        off: str = config.get("cov_ablation") or config["offdiag_mode"]
         diagonal, off_diagonal = precision.cholesky(
             _by_group(_get(state, "chol_log_diag"), groups),
             _by_group(_get(state, "chol_off_diag"), groups),
             config["covariance_mode"],
-            _ABLATION.get(off, off),
+            _off_diagonal(config),
         )
     if config["center_mode"] == "learnable":
         centres = _by_group(_get(state, "centers"), groups)
@@ -152,12 +275,6 @@ def parameters(state: State, config: Mapping[str, Any]) -> dict[str, jax.Array]:
     }
 
 
-def encode(state: State, x_ld: jax.Array) -> jax.Array:
-    """What the encoder makes of each sample `[batch, L, time]`: `[batch, time, 32]`."""
-    first = _hidden(state, "ld_encoder.0", x_ld.swapaxes(1, 2))
-    return _hidden(state, "ld_encoder.2", first)
-
-
 def modulation(
     state: State, config: Mapping[str, Any], x_ld: jax.Array
 ) -> tuple[jax.Array, PyTree, Modulate]:
@@ -167,8 +284,8 @@ def modulation(
       ConfigError: an unknown `ld_conditioning`.
     """
     kind = config["ld_conditioning"]
-    encoded = encode(state, x_ld)
-    features, weights = _hidden(state, "ld_modulator.0", encoded), _layer(state, "ld_modulator.2")
+    encoded, modulator = encode(_two(state, "ld_encoder"), x_ld), _two(state, "ld_modulator")
+    features, weights = hidden(modulator["first"], encoded), modulator["second"]
     if kind == "global_scalar":  # one number for all points; gates are ignored
         count = len(points(state, config))
         shared = {k: jnp.broadcast_to(x, (count, *x.shape[1:])) for k, x in weights.items()}
@@ -177,8 +294,14 @@ def modulation(
         raise ConfigError(f"ld_conditioning {kind!r}: expected per_grid, global_scalar or none")
     if config["mixture_assignment"] != "subset_attention":
         return features, weights, affine
-    features = jnp.concatenate([features, _hidden(state, "point_gate.0", encoded)], -1)
-    return features, {"value": weights, "gate": _layer(state, "point_gate.2")}, _gated
+    gate = _two(state, "point_gate")
+    features = jnp.concatenate([features, hidden(gate["first"], encoded)], -1)
+    return features, {"value": weights, "gate": gate["second"]}, _gated
+
+
+def _off_diagonal(config: Mapping[str, Any]) -> str:
+    off: str = config.get("cov_ablation") or config["offdiag_mode"]
+    return _ABLATION.get(off, off)
 
 
 def _gated(features: jax.Array, weights: PyTree) -> jax.Array:
@@ -186,12 +309,16 @@ def _gated(features: jax.Array, weights: PyTree) -> jax.Array:
     return affine(value, weights["value"]) * jax.nn.sigmoid(affine(gate, weights["gate"]))
 
 
+def _two(state: State, name: str) -> PyTree:
+    """The two layers of a network."""
+    return {
+        "first": _layer(state, f"{name}.0"),
+        "second": _layer(state, f"{name}.2"),
+    }
+
+
 def _layer(state: State, name: str) -> dict[str, jax.Array]:
     return {"kernel": _get(state, f"{name}.weight"), "bias": _get(state, f"{name}.bias")}
-
-
-def _hidden(state: State, name: str, x: jax.Array) -> jax.Array:
-    return jax.nn.relu(affine(x, _layer(state, name)))
 
 
 def _matrix(state: State, operator: str, groups: int) -> jax.Array:
@@ -215,5 +342,11 @@ def _get(state: State, name: str) -> jax.Array:
     return jnp.asarray(state[name])
 
 
-def _as(x: Array, dtype: str) -> Array:
-    return jnp.asarray(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+def _in(dtype: str, state: State) -> State:
+    """The state of today's names, its floating numbers as `dtype`."""
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ConfigError(f"dtype {dtype!r}: JAX computes in float32; call under jax.enable_x64()")
+    return {
+        name: jnp.asarray(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        for name, x in with_current_names(state).items()
+    }

@@ -11,7 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 from eegsr_jax.errors import ConfigError
-from eegsr_jax.methods.base import Method, MomentStage, Reconstruction, reconstruct
+from eegsr_jax.methods.base import (
+    GradientStage,
+    Method,
+    MomentStage,
+    Reconstruction,
+    reconstruct,
+)
+from eegsr_jax.methods.emag import emag
+from eegsr_jax.methods.emag_paper import emag_paper
 from eegsr_jax.methods.gaussian import gaussian, population
 from eegsr_jax.methods.linear import lagged_ridge, reduced_rank, ridge
 from eegsr_jax.methods.spatial import inverse_distance, minimum_norm, nearest, spherical_spline
@@ -26,17 +34,22 @@ METHODS: dict[str, Callable[..., Method]] = {
     "reduced_rank": reduced_rank,
     "gaussian": gaussian,
     "population": population,
+    "emag_paper": emag_paper,
+    "emag": emag,
 }
-NEEDS_TRAINING = ("ridge", "lagged_ridge", "reduced_rank")
+NEEDS_TRAINING = ("ridge", "lagged_ridge", "reduced_rank", "emag_paper", "emag")
 UNTRAINED = tuple(name for name in METHODS if name not in NEEDS_TRAINING)
 
 __all__ = [
+    "GradientStage",
     "METHODS",
     "Method",
     "MomentStage",
     "NEEDS_TRAINING",
     "Reconstruction",
     "UNTRAINED",
+    "emag",
+    "emag_paper",
     "gaussian",
     "inverse_distance",
     "lagged_ridge",

@@ -1,4 +1,8 @@
-"""Encoders of sequences: a few dilated, depth-wise separable convolutions."""
+"""An encoder of sequences: sums over bands of time, near ones fine and far ones coarse, and an MLP.
+
+What is near in time says most about a sample, what is far says a little, and only its slow part:
+bands that double their width reach far with few features, and need additions only.
+"""
 
 from __future__ import annotations
 
@@ -6,76 +10,105 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+Keys = jax.Array | None
 
-class TemporalEncoder(nn.Module):
-    """`[batch, time, inputs] -> [batch, time, width]`, each output within `reach` of its inputs.
 
-    Residual blocks of normalisation over channels, a depth-wise convolution in time, GELU and a
-    product over channels. The ends see zeros.
+def band_sums(x: jax.Array, near: int, widths: tuple[int, ...]) -> jax.Array:
+    """`[batch, time, channel] -> [batch, time, bands, channel]`, zeros beyond the ends.
+
+    Sums, divided by the root of their width, over: the sample itself; pairs of samples up to `near`
+    (even) on either side; and, beyond, bands of `widths` (powers of two, rising) on either side.
+    """
+    time, reach = x.shape[1], band_reach(near, widths)
+    longest = max(widths, default=2)
+    padded = jnp.pad(x, ((0, 0), (reach, reach + longest), (0, 0)))
+    sums, width = {1: padded}, 1
+    while width < longest:
+        both = sums[width]
+        sums[2 * width] = both + _later(both, width)
+        width *= 2
+    bands = [(0, 1)]
+    for first in range(1, near, 2):
+        bands += [(first, 2), (-first - 1, 2)]
+    edge = near
+    for width in widths:
+        bands += [(edge + 1, width), (-edge - width, width)]
+        edge += width
+    pieces = [
+        jax.lax.slice_in_dim(sums[width], reach + first, reach + first + time, axis=1)
+        / jnp.sqrt(jnp.asarray(width, x.dtype))
+        for first, width in bands
+    ]
+    return jnp.stack(pieces, 2)
+
+
+def band_reach(near: int, widths: tuple[int, ...]) -> int:
+    """Samples on either side that `band_sums` depends on."""
+    return near + sum(widths)
+
+
+def band_count(near: int, widths: tuple[int, ...]) -> int:
+    """How many bands `band_sums` has."""
+    return 1 + near + 2 * len(widths)
+
+
+def local_mean(x: jax.Array, reach: int) -> jax.Array:
+    """Mean of `[batch, time, channel]` over the samples from -reach to reach that there are."""
+    ones = jnp.ones((1, x.shape[1], 1), x.dtype)
+    total, count = (
+        jax.lax.reduce_window(
+            a, jnp.zeros((), a.dtype), jax.lax.add, (1, 2 * reach + 1, 1), (1, 1, 1), "SAME"
+        )
+        for a in (x, ones)
+    )
+    return total / count
+
+
+class GatedMLP(nn.Module):
+    """Features of `[batch, time, inputs]`, gated by a state `[batch, time, states]`.
 
     Attributes:
-      width: channels.
-      taps: of each convolution, odd.
-      dilations: one a block, in samples.
-      dropout: share of channels left out of a block in training, all of a window at once.
+      width: of the output.
+      blocks: residual blocks.
+      dropout: shares of the inputs, of the hidden units and of the outputs that are left out in
+        training, all of a window at once.
     """
 
     width: int
-    taps: int
-    dilations: tuple[int, ...]
-    dropout: float = 0.0
-
-    @property
-    def reach(self) -> int:
-        """Samples on either side that an output depends on."""
-        return self.taps // 2 * sum(self.dilations)
+    blocks: int
+    dropout: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @nn.compact
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """Encode; with `keys` `[batch]`, one a window, some channels are dropped."""
-        x = nn.Dense(self.width, precision="highest", name="inputs")(x)
-        for number, dilation in enumerate(self.dilations):
-            y = nn.RMSNorm(name=f"norm_{number}")(x)
-            y = nn.gelu(DepthwiseConv(self.taps, dilation, name=f"time_{number}")(y))
-            if keys is not None and self.dropout > 0:
-                kept = _kept(keys, number, self.width, self.dropout)
-                y = y * kept[:, None].astype(y.dtype)
-            x = x + nn.Dense(self.width, precision="highest", use_bias=False, name=f"mix_{number}")(
-                y
-            )
-        return nn.RMSNorm(name="norm")(x)
+    def __call__(self, x: jax.Array, state: jax.Array, keys: Keys = None) -> jax.Array:
+        """`[batch, time, width]`; with `keys` `[batch]`, one a window, some units are dropped."""
+
+        def dense(size: int, name: str, **options):
+            return nn.Dense(size, precision="highest", name=name, **options)
+
+        x = _drop(x, keys, 0, self.dropout[0])
+        x = dense(self.width, "inputs", use_bias=False)(x)
+        gate = nn.gelu(dense(16, "gate_hidden")(state))
+        x = x * (1 + jnp.tanh(dense(self.width, "gate", kernel_init=nn.initializers.zeros)(gate)))
+        for block in range(self.blocks):
+            size = jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-4)
+            y = dense(self.width, f"hidden_{block}")(x / size)
+            y = nn.gelu(y + dense(self.width, f"state_{block}", use_bias=False)(state))
+            y = _drop(y, keys, block + 2, self.dropout[1])
+            small = nn.initializers.variance_scaling(0.09, "fan_in", "truncated_normal")
+            x = x + dense(self.width, f"out_{block}", use_bias=False, kernel_init=small)(y)
+        return _drop(x, keys, 1, self.dropout[2])
 
 
-def _kept(keys: jax.Array, number: int, width: int, dropout: float) -> jax.Array:
-    """`[batch, width]`: 0 for channels left out, else what keeps the mean."""
+def _drop(x: jax.Array, keys: Keys, number: int, share: float) -> jax.Array:
+    if keys is None or share == 0:
+        return x
 
     def one(key):
-        drawn = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - dropout, (width,))
-        return drawn.astype(jnp.float32) / (1 - dropout)
+        kept = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - share, x.shape[-1:])
+        return kept.astype(x.dtype) / (1 - share)
 
-    return jax.vmap(one)(keys)
+    return x * jax.vmap(one)(keys)[:, None]
 
 
-class DepthwiseConv(nn.Module):
-    """Each channel of `[batch, time, channel]` filtered by itself, centred, zeros at the ends.
-
-    A sum of shifted products: on a CPU, XLA's grouped convolutions are many times slower.
-    """
-
-    taps: int
-    dilation: int = 1
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[batch, time, channel]` of the same shape."""
-        channels, time = x.shape[-1], x.shape[1]
-        init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=())
-        kernel = self.param("kernel", init, (self.taps, channels))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        half = self.taps // 2 * self.dilation
-        padded = jnp.pad(x, ((0, 0), (half, half), (0, 0)))
-        out = jnp.zeros_like(x) + bias[None, None]
-        for tap in range(self.taps):
-            piece = jax.lax.dynamic_slice_in_dim(padded, tap * self.dilation, time, axis=1)
-            out = out + piece * kernel[tap][None, None]
-        return out
+def _later(x: jax.Array, by: int) -> jax.Array:
+    return jnp.pad(x[:, by:], ((0, 0), (0, by), (0, 0)))

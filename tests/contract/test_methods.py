@@ -21,7 +21,13 @@ from eegsr_jax.training.loop import fit, jitted
 # JAX warns where float64 is asked for and truncated; nothing else may warn either.
 pytestmark = pytest.mark.filterwarnings("error")
 
-OPTIONS = {"lagged_ridge": {"lags": 2}, "reduced_rank": {"ranks": (2, 3)}, "gaussian": {"lags": 1}}
+OPTIONS = {
+    "lagged_ridge": {"lags": 2},
+    "reduced_rank": {"ranks": (2, 3)},
+    "gaussian": {"lags": 1},
+    "emag_paper": {"samples": 24, "resolution": 4, "groups": 2, "init": "window", "epochs": 2},
+}
+RENDERS_ALL = ("emag_paper",)  # observed channels too, as its authors do
 TARGETS = "Fp1 Fp2 F3 Fz F4 C3 Cz C4 P3 Pz P4 Oz".split()
 OBSERVED = "Fp1 C4 C3 Pz Oz".split()
 BATCH, TIME = 8, 24
@@ -81,6 +87,11 @@ def test_the_shapes_and_types_of_the_result(case):
 
 
 def test_observed_channels_are_the_input_bit_for_bit(case, rng):
+    if case.method.name in RENDERS_ALL:
+        index = case.geometry.observed_index
+        assert (case.expected.std[:, index] > 0).all()  # estimates, with error bars
+        assert (case.expected.mean[:, index] != case.x).mean() > 0.9
+        return
     # Numbers that any arithmetic would change: huge, tiny, denormal and signed zero.
     x = (10.0 ** rng.uniform(-38, 4, case.x.shape)).astype(np.float32)
     x[0, 0, :4] = [-0.0, 1e-42, -1e-42, 3e15]
@@ -98,6 +109,8 @@ def test_the_error_bar_of_a_missing_channel_is_positive(case):
 
 
 def test_an_estimate_depends_on_the_inputs_within_the_context_only(case, rng):
+    if case.method.window is not None:
+        pytest.skip("bound to a window, all of which an estimate may depend on")
     apply, context, at = jitted(case.method.apply), case.method.context, TIME // 2
     assert context == OPTIONS.get(case.method.name, {}).get("lags", 0)
     other = rng.standard_normal(case.x.shape).astype(np.float32)
@@ -156,11 +169,11 @@ def test_gradients_are_finite_also_under_rematerialisation(case):
     for gradient in jax.tree.leaves(found):
         if gradient.dtype != jax.dtypes.float0:
             assert np.isfinite(gradient).all()
-    # The gradient of the data against differences; the loss is a polynomial of them.
+    # The gradient of the data against differences.
     toward = jnp.cos(jnp.arange(case.x.size, dtype=jnp.float32)).reshape(case.x.shape)
     slope = jnp.sum(found[0] * toward)
-    up, down = (function(case.x + s * toward, case.params, case.geometry)[0] for s in (0.1, -0.1))
-    np.testing.assert_allclose(slope, (up - down) / 0.2, rtol=1e-2)
+    up, down = (function(case.x + s * toward, case.params, case.geometry)[0] for s in (0.05, -0.05))
+    np.testing.assert_allclose(slope, (up - down) / 0.1, rtol=1e-2)
 
 
 def test_inside_scan(case):
@@ -231,6 +244,7 @@ def test_no_constant_is_baked_into_the_programs(case):
 
 def test_export_with_a_symbolic_batch_and_length(case):
     batch, time = export.symbolic_shape("b, t")
+    time = case.method.window or time
     abstract = jax.ShapeDtypeStruct((batch, 5, time), jnp.float32)
     plan = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), case.plan)
 
@@ -240,7 +254,8 @@ def test_export_with_a_symbolic_batch_and_length(case):
     blob = export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(plan, abstract)
     again = export.deserialize(blob.serialize())
     same(again.call(case.plan, case.x), tuple(case.expected))
-    assert again.call(case.plan, case.x[:3, :, :11])[0].shape == (3, 12, 11)
+    length = case.method.window or 11
+    assert again.call(case.plan, case.x[:3, :, :length])[0].shape == (3, 12, length)
 
 
 def test_an_exported_method_runs_in_a_fresh_process_without_our_stack(case, tmp_path):

@@ -21,7 +21,7 @@ from eegsr_jax.training.run import Experiment, load, train
 from eegsr_jax.training.sweep import train_sweep, trial_names
 
 NAMES = "Fp1 Fp2 F7 F3 Fz F4 F8 T7 C3 Cz C4 T8 P7 P3 Pz P4 P8 O1 O2 Oz".split()
-SMALL = "emag(lags=1,resolution=3,width=8,taps=3,dilations=(1,),epochs={},batch_size=4)"
+SMALL = "emag(lags=2,resolution=3,components=4,widths=(2,),features=8,epochs={},batch_size=4)"
 EXPERIMENT = Experiment(
     dataset="simulated",
     preprocessing=PREPROCESSING["none"],

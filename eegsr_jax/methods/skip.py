@@ -1,0 +1,155 @@
+"""A lagged ridge for deep methods to stand on: they learn what it leaves.
+
+Two maps are kept. What is learned is learned on what the map of the training part alone leaves, so
+that validation windows are new to both; in use it is added to the map fitted on both parts. A
+spline carries the map to electrodes that it was not trained on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eegsr_jax.geometry import Geometry
+from eegsr_jax.methods import linear
+from eegsr_jax.methods import moments as mo
+from eegsr_jax.methods.base import MomentStage, fir, observed_source
+from eegsr_jax.methods.spatial import spline_matrix
+from eegsr_jax.numerics import in_float64
+from eegsr_jax.typing import PyTree
+
+_SAME = 1e-3  # metres; nearer than this, two electrodes are one
+
+
+def initial_skip(lags: int, geometry: Geometry) -> dict[str, Any]:
+    """Params before training. `scale` and `between` are in volts, see `skip_stage`."""
+    targets, inputs, taps = geometry.target.shape[0], geometry.observed.shape[0], 2 * lags + 1
+    return {
+        "filters": jnp.zeros((taps, targets, inputs)),
+        "trained": jnp.zeros((taps, targets, inputs)),
+        "mean": jnp.zeros((targets,)),
+        "input_mean": jnp.zeros((inputs,)),
+        "penalty": jnp.full((), jnp.nan),
+        "positions": jnp.asarray(geometry.target, jnp.float32),
+        "centre": jnp.asarray(geometry.centre, jnp.float32),
+        "whiten": jnp.zeros((inputs, inputs)),
+        "scale": jnp.ones(()),
+        "between": jnp.full((), jnp.inf),
+    }
+
+
+def skip_stage(lags: int, whitening: float = 1e-3) -> MomentStage:
+    """Fits `params["skip"]`.
+
+    Beside the maps: `whiten` `[L, L]`, observed channels to components of unit variance, largest
+    first (`whitening` times their mean is added to the variances); `scale`, the root mean square of
+    what the map leaves in missing channels; `between`, that of what a spline from all other
+    electrodes leaves at each in turn.
+    """
+
+    def solve(params, sums, geometry: Geometry):
+        index, penalties = geometry.observed_index, jnp.asarray(linear.PENALTIES)
+        fitted = linear.fit(sums, index, lags, penalties)
+        trained = linear.fit(mo.only(sums, mo.TRAIN), index, lags, fitted["penalty"][None])
+        source = observed_source(geometry)
+        itself = jnp.zeros_like(fitted["filters"]).at[lags].set(jax.nn.one_hot(source, len(index)))
+        maps = {
+            # An observed channel is itself, where it helps to carry the map to new places.
+            "filters": jnp.where((source < 0)[None, :, None], fitted["filters"], itself),
+            "trained": trained["filters"],
+            "mean": fitted["mean"],
+            "input_mean": fitted["mean"][index],
+            "penalty": fitted["penalty"],
+        }
+        scales = _scales(sums, geometry, trained["filters"], jnp.asarray(whitening))
+        return params | {"skip": params["skip"] | maps | scales}
+
+    return MomentStage(mo.moment_start(2 * lags), mo.moment_update, solve)
+
+
+def left_by_skip(
+    skip: PyTree, eeg: jax.Array, geometry: Geometry, when: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """What the map of the training part leaves, in units of `scale`, and which are missing.
+
+    Args:
+      skip: `params["skip"]`.
+      eeg: `[batch, M, time]`.
+      geometry: that it was trained on.
+      when: `[batch, S]` samples of each window that are wanted; None for all.
+
+    Returns:
+      `[batch, M, S]`, through which no gradient passes, and `[M]` bool.
+    """
+    centred = eeg - skip["mean"][None, :, None]
+    filters, given = skip["trained"], centred[:, geometry.observed_index]
+    if when is None:
+        estimate = fir(filters, given)
+    else:
+        taps = filters.shape[0]
+        padded = jnp.pad(given, ((0, 0), (0, 0), (taps // 2, taps // 2))).swapaxes(1, 2)
+        near = when[:, :, None] + jnp.arange(taps)[None, None]
+        pieces = jax.vmap(lambda x, places: x[places])(padded, near)  # [batch, S, taps, L]
+        estimate = jnp.einsum("bskl,kml->bms", pieces, filters, precision="highest")
+        centred = jnp.take_along_axis(centred, when[:, None], 2)
+    left = (centred - estimate) / skip["scale"]
+    return jax.lax.stop_gradient(left), observed_source(geometry) < 0
+
+
+@in_float64
+def carried(skip: PyTree, std: jax.Array, geometry: Geometry):
+    """Filters `[taps, M, L]`, means and error bars at the targets of any geometry.
+
+    At electrodes nearer than a millimetre to a trained one they are that one's, elsewhere a
+    spline's, and the error bar has the spline's own error too.
+    """
+    cap = skip["positions"]
+    same = jnp.sum((geometry.target[:, None] - cap[None]) ** 2, -1) < _SAME**2
+    known = jnp.any(same, 1)
+    spline = spline_matrix(cap, geometry.target, skip["centre"])
+    carry = jnp.where(known[:, None], same.astype(spline.dtype), spline)
+    filters = jnp.einsum("nm,kml->knl", carry, skip["filters"], precision="highest")
+    unknown = jnp.any(jnp.isinf(std))
+    variance = (carry**2) @ jnp.where(jnp.isinf(std), 0.0, std) ** 2
+    variance = variance + jnp.where(known, 0.0, skip["between"] ** 2)
+    # An observed channel has none: no gradient then, instead of the root's infinite one.
+    positive = variance > 0
+    bars = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
+    bars = jnp.where(unknown, jnp.inf, bars)
+    return filters, carry @ skip["mean"], bars
+
+
+@in_float64
+def _scales(sums, geometry: Geometry, filters, whitening):
+    lags = filters.shape[0] // 2
+    _, covariance = mo.covariances(mo.part_of(sums, mo.TRAIN))
+    index = geometry.observed_index
+    values, vectors = jnp.linalg.eigh(covariance[0][index][:, index])
+    variances = jnp.maximum(values, 0.0) + whitening * jnp.mean(values)
+    weights = filters.transpose(0, 2, 1).reshape(-1, filters.shape[1])
+    power = jnp.diagonal(covariance[0])
+    normal = mo.normal_equations(covariance, index, lags)
+    errors = mo.error_covariance_diagonal(*normal, power, weights)
+    missing = observed_source(geometry) < 0
+    mean_error = jnp.sum(jnp.where(missing, errors, 0.0)) / jnp.sum(missing, dtype=errors.dtype)
+    return {
+        "whiten": (vectors / jnp.sqrt(variances)[None])[:, ::-1],
+        "scale": jnp.sqrt(jnp.maximum(mean_error, 1e-30)),
+        "between": _between(covariance[0], geometry),
+    }
+
+
+def _between(covariance, geometry: Geometry):
+    count = covariance.shape[0]
+
+    def one(left_out):
+        load = jnp.where(jnp.arange(count) == left_out, 1e6, 1e-5)
+        weights = spline_matrix(
+            geometry.target, geometry.target[left_out][None], geometry.centre, penalty=load
+        )[0]
+        weights = weights - jnp.where(jnp.arange(count) == left_out, 1.0 + weights, 0.0)
+        return weights @ covariance @ weights
+
+    return jnp.sqrt(jnp.mean(jax.lax.map(one, jnp.arange(count))))
