@@ -259,5 +259,6 @@ def _line(rows: Sequence[Row], subject: str, layout: str, label: str) -> str:
     text = f"{subject:>3} {layout:<12} {label:<26} missing NMSE {mean('nmse_missing', None):.4f}"
     text += f"  eLORETA {mean('error_mm', 'eLORETA'):.1f} mm"
     if any(r.get("estimator") == "field: change" for r in rows):
-        text += f"  its field {mean('error_mm', 'field: change'):.1f} mm"
+        error = mean("error_mm", "field: change")
+        text += f"  its field {error:.1f} mm" if np.isfinite(error) else "  its field is zero"
     return text

@@ -256,11 +256,12 @@ def _cell(rows: Sequence[Row], key: str, pick: Pick, show: Callable[[float], str
     values = list(_subjects(rows, key, pick).values())
     if not values:
         return "–"
-    middle = show(float(np.median(values)))
-    if len(values) == 1:
-        return middle
-    low, high = np.percentile(values, [5, 95])
-    return f"{middle} ({show(float(low))}–{show(float(high))})"
+    text = show(float(np.median(values)))
+    if len(values) > 1:
+        low, high = np.percentile(values, [5, 95])
+        text += f" ({show(float(low))}–{show(float(high))})"
+    asked = {row["subject"] for row in rows if pick(row) and key in row}
+    return text if len(values) == len(asked) else f"{text}; {len(values)} of {len(asked)} subjects"
 
 
 def _values(rows: Sequence[Row], key: str, method: str | None = None) -> list[Any]:

@@ -94,10 +94,13 @@ def emag(
         inputs = sf.inputs(shape, params, eeg[:, geometry.observed_index])
         inputs = [jnp.take_along_axis(x, when[:, :, None], 1) for x in inputs]
         found = sf.field(shape, params, inputs, geometry.target, batch["key"])
+        each = count * jnp.sum(missing, dtype=jnp.float32)
         error = jnp.where(missing[None, :, None], left - found, 0.0)
-        samples = error.shape[0] * error.shape[2] * jnp.sum(missing, dtype=jnp.float32)
-        # Squares for small errors, absolute values for large ones: artefacts do not rule.
-        return jnp.sum(2 * jnp.sqrt(1 + error**2) - 2) / samples, {}
+        power = jnp.sum(jnp.where(missing[None, :, None], left, 0.0) ** 2, (1, 2)) / each
+        # Squares for small errors, absolute values for large ones, and loud windows weigh less:
+        # artefacts do not rule.
+        size = jnp.sum(2 * jnp.sqrt(1 + error**2) - 2, (1, 2)) / each
+        return jnp.mean(size / jnp.sqrt(power + 0.05)), {}
 
     def score(params, batch, geometry):
         eeg = batch["eeg"]
@@ -108,7 +111,7 @@ def emag(
 
     stages = (
         skip_stage(lags),
-        sf.bands_stage(shape),
+        sf.standard_stage(shape),
         GradientStage(
             name="field",
             loss=loss,
@@ -126,6 +129,7 @@ def emag(
 
     def init(key, geometry: Geometry, window) -> dict[str, Any]:
         del window
+        key = jax.random.key(0) if key is None else key
         std = jnp.full((geometry.target.shape[0],), jnp.inf)
         skip = initial_skip(lags, geometry)
         own = {"skip": skip, "gain": jnp.ones(()), "std": std}
@@ -139,9 +143,9 @@ def emag(
         table = params["gain"] * params["skip"]["scale"] * table
         return linear | {
             "skip": {"whiten": params["skip"]["whiten"]},
-            "bands": params["bands"],
+            "standard": params["standard"],
             "encoder": params["encoder"],
-            "table": jnp.where(linear["source"][None] < 0, table, 0.0),
+            "table": table,
         }
 
     def apply(plan, observed, key=None) -> Reconstruction:
@@ -149,7 +153,8 @@ def emag(
         mean, std = linear_apply(plan, observed, key)
         features = sf.features(shape, plan, sf.inputs(shape, plan, observed))
         added = jnp.einsum("btk,km->bmt", features, plan["table"], precision="highest")
-        return Reconstruction(mean + added, std)
+        missing = (plan["source"] < 0)[None, :, None]
+        return Reconstruction(jnp.where(missing, mean + added, mean), std)
 
     def mixture(params, geometry: Geometry, observed) -> Mixture:
         unit = params["gain"] * params["skip"]["scale"]

@@ -62,7 +62,11 @@ def initial_field(shape: Shape, key: jax.Array, geometry: Geometry, skip: PyTree
     sizes = jnp.log(1 / jnp.asarray(SIZES[: shape.groups], jnp.float32))[:, None, None]
     nothing = jnp.zeros((1, 1, bands)), jnp.zeros((1, 1, _STATES))
     own = {
-        "bands": jnp.ones((bands,)),
+        "standard": {
+            "bands": jnp.ones((bands,)),
+            "mean": jnp.zeros((_STATES,)),
+            "state": jnp.ones((_STATES,)),
+        },
         "encoder": shape.network.init(key, *nothing)["params"],
         "gaussians": {
             "log_diagonal": jnp.broadcast_to(sizes, (shape.groups, points, 3)),
@@ -76,14 +80,20 @@ def initial_field(shape: Shape, key: jax.Array, geometry: Geometry, skip: PyTree
 
 def inputs(shape: Shape, params: PyTree, observed: jax.Array) -> list[jax.Array]:
     """What the encoder sees of `[batch, L, time]`: bands and state, `[batch, time, …]` each."""
+    bands, state = _raw_inputs(shape, params, observed)
+    own = params["standard"]
+    state = (state - own["mean"][None, None]) * own["state"][None, None]
+    return [bands * own["bands"][None, None], jnp.clip(state, -3.0, 3.0)]
+
+
+def _raw_inputs(shape: Shape, params: PyTree, observed: jax.Array) -> tuple[jax.Array, jax.Array]:
     white = jnp.einsum("blt,lk->btk", observed, params["skip"]["whiten"], precision="highest")
     bands = band_sums(white[..., : shape.components], shape.near, shape.widths)
-    bands = bands.reshape(*bands.shape[:2], -1) * params["bands"][None, None]
-    # How strong the components are just now, largest and smallest, and all together.
+    # How strong the components are just now: the largest, the smallest, and all together.
     squares = white**2
     chosen = [squares[..., :2], squares[..., -2:], squares.mean(-1, keepdims=True)]
     power = local_mean(jnp.concatenate(chosen, -1), POWER_REACH)
-    return [bands, jnp.clip(jnp.log(power + 1e-2), -3.0, 3.0)]
+    return bands.reshape(*bands.shape[:2], -1), jnp.log(power + 1e-2)
 
 
 def features(shape: Shape, params: PyTree, inputs: Sequence[jax.Array], keys=None) -> jax.Array:
@@ -93,26 +103,41 @@ def features(shape: Shape, params: PyTree, inputs: Sequence[jax.Array], keys=Non
     return encoded
 
 
-def bands_stage(shape: Shape) -> MomentStage:
-    """The scale of every band, from the training windows."""
+def standard_stage(shape: Shape) -> MomentStage:
+    """Scales of the encoder's inputs, from the training windows."""
 
     def start(params, geometry):
-        return {"count": jnp.zeros(()), "sums": jnp.zeros_like(params["bands"])}
+        del geometry
+        own = params["standard"]
+        sums = {"bands": own["bands"], "mean": own["mean"], "squares": own["mean"]}
+        return {"count": jnp.zeros(())} | {k: jnp.zeros_like(x) for k, x in sums.items()}
 
     def update(params, sums, batch, geometry):
-        plain = params | {"bands": jnp.ones_like(params["bands"])}
-        bands, _ = inputs(shape, plain, batch["eeg"][:, geometry.observed_index])
         training = batch["part"] == mo.TRAIN
-        squares = jnp.where(training[:, None, None], bands, 0.0) ** 2
-        windows = jnp.sum(training, dtype=jnp.float32)
-        return {
-            "count": sums["count"] + windows * bands.shape[1],
-            "sums": sums["sums"] + squares.sum((0, 1)),
+        given = batch["eeg"][:, geometry.observed_index]
+        bands, state = (
+            jnp.where(training[:, None, None], x, 0.0) for x in _raw_inputs(shape, params, given)
+        )
+        new = {
+            "count": jnp.sum(training, dtype=jnp.float32) * bands.shape[1],
+            "bands": jnp.sum(bands**2, (0, 1)),
+            "mean": jnp.sum(state, (0, 1)),
+            "squares": jnp.sum(state**2, (0, 1)),
         }
+        return jax.tree.map(jnp.add, sums, new)
 
     def solve(params, sums, geometry):
-        power = sums["sums"] / jnp.maximum(sums["count"], 1.0)
-        return params | {"bands": 1 / jnp.sqrt(jnp.maximum(power, 1e-12))}
+        del geometry
+        count = jnp.maximum(sums["count"], 1.0)
+        mean = sums["mean"] / count
+        variance = sums["squares"] / count - mean**2
+        return params | {
+            "standard": {
+                "bands": 1 / jnp.sqrt(jnp.maximum(sums["bands"] / count, 1e-12)),
+                "mean": mean,
+                "state": 1 / jnp.sqrt(jnp.maximum(variance, 1e-6)),
+            }
+        }
 
     return MomentStage(start, update, solve)
 

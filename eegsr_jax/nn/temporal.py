@@ -55,10 +55,9 @@ def band_count(near: int, widths: tuple[int, ...]) -> int:
 def local_mean(x: jax.Array, reach: int) -> jax.Array:
     """Mean of `[batch, time, channel]` over the samples from -reach to reach that there are."""
     ones = jnp.ones((1, x.shape[1], 1), x.dtype)
+    # A plain number to start from: XLA then knows the sum, and its gradient.
     total, count = (
-        jax.lax.reduce_window(
-            a, jnp.zeros((), a.dtype), jax.lax.add, (1, 2 * reach + 1, 1), (1, 1, 1), "SAME"
-        )
+        jax.lax.reduce_window(a, 0.0, jax.lax.add, (1, 2 * reach + 1, 1), (1, 1, 1), "SAME")
         for a in (x, ones)
     )
     return total / count

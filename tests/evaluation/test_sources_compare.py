@@ -224,3 +224,8 @@ def test_a_field_without_any_strength_has_no_error(rows):
     text = page.page(HEADER, silent)
     line = next(x for x in text.splitlines() if x.startswith("| `made`, field: seen"))
     assert line.split("|")[2].strip() == "–"
+    text = page.page(
+        HEADER, [a if a["subject"] == "2" else b for a, b in zip(silent, rows, strict=True)]
+    )
+    line = next(x for x in text.splitlines() if x.startswith("| `made`, field: seen"))
+    assert line.split("|")[2].strip().endswith("; 1 of 2 subjects")
