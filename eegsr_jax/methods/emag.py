@@ -14,6 +14,7 @@ its released code leaves open (`emag_paper` is that code's behaviour):
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -73,7 +74,8 @@ def emag(
       learning_rate: at its highest, after 5 % of the steps; then a half cosine to 1 % of it.
       weight_decay: of AdamW, for encoder and read-out.
       average: decay of the running average of the weights.
-      patience: epochs without a better validation score after which training ends; 0 for never.
+      patience: epochs without a better validation score after which training ends, and the best
+        is kept; 0 trains to the end, and keeps that.
     """
     network = GatedMLP(features, blocks, (dropout[0], dropout[1], dropout[2]))
     near = lags + lags % 2
@@ -122,6 +124,9 @@ def emag(
             batch_size=batch_size,
             overlap=2,
             patience=patience,
+            # Without patience the last epoch is kept: the gain takes back what was learned too
+            # well, and better than an earlier epoch would.
+            min_delta=0.0 if patience else -math.inf,
             average=average,
         ),
         _calibration(shape),
