@@ -6,8 +6,8 @@ Beside ours runs the original's sequence of operations in PyTorch, written from 
 windows in pieces of ten samples, each holding (batch, 10, electrode, Gaussian). Both are first
 checked on the authors' numbers. Then they take turns at the shapes of SEED (62 electrodes, 800
 samples) and of Localize-MI (256, 2081), with 2016 and 24,000 Gaussians:
-  apply  a trained model on new windows: encoder and read-out (the field was folded once, "fold")
-  train  loss, gradients, regulariser, clip, AdamW, as released
+  apply  a trained model on new windows: the method's `apply` (the field was folded once, "fold")
+  train  loss, gradients, regulariser, clip, AdamW, as released: a step of the training loop
 The original's time is proportional to samples and windows; where all of them would take minutes
 or more memory than there is, it is timed on some and scaled: columns "of T" and "of B" say on how
 many. How our time grows with each size is in `emag_scaling.py`.
@@ -30,11 +30,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from eegsr_jax.gaussians import precision
-from eegsr_jax.gaussians.render import Folded, fold, read_out, render
-from eegsr_jax.interop import torch_emag
+from eegsr_jax.interop import emag_data, torch_emag
+from eegsr_jax.methods.base import GradientStage
+from eegsr_jax.training import gradient
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "emag" / "tiny.npz"
 GROUPS, HIDDEN = 3, 64
@@ -126,11 +125,13 @@ class Original:
         import torch
 
         self.torch = torch
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.set_default_device(self.device)
         self.state = {k: torch.tensor(v, requires_grad=True) for k, v in state.items()}
         points = np.repeat(torch_emag.points(state, config), GROUPS, 0).astype(np.float32)
         self.offsets = torch.tensor(places[:, None] - points[None])
         self.seconds = torch.arange(samples) / sfreq
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(self.device).manual_seed(0)
         inputs = state["ld_encoder.0.weight"].shape[1]
         self.x = torch.randn(batch, inputs, samples, generator=generator)
         self.y = torch.randn(batch, samples, len(places), generator=generator)
@@ -140,6 +141,7 @@ class Original:
         """All samples in one call, as its evaluation does."""
         with self.torch.no_grad():
             original(self.torch, self.state, self.offsets, self.seconds, self.x)
+        self.wait()
 
     def train(self):
         """A step in pieces of ten samples, each with its own backward pass."""
@@ -155,81 +157,54 @@ class Original:
         (PENALTY * self.torch.stack(penalty).sum()).backward()
         self.torch.nn.utils.clip_grad_norm_(self.state.values(), 1.0)
         self.adam.step()
+        self.wait()
+
+    def wait(self):
+        """A graphics card answers before it is done."""
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
 
 
 # ------------------------------------------------------------------------------------------ ours
 
 
-def optimizer() -> optax.GradientTransformation:
-    """Clip and AdamW."""
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(RATE, weight_decay=DECAY))
-
-
-def forward(state, config, places, seconds, x):
-    """`[batch, time, M]`."""
-    field = precision.field(places, **torch_emag.parameters(state, config))
-    return render(field, seconds, *torch_emag.modulation(state, config, x)[:2])
-
-
-def train_step(config, chunk, state, memory, places, seconds, x, y):
-    """The next state and optimiser memory, and the loss."""
-
-    def loss(state):
-        error = (forward(state, config, places, seconds, x) - y) ** 2
-        short = len(seconds) % chunk  # the samples of a short last piece weigh more
-        pieces = -(-len(seconds) // chunk)
-        each = np.full(len(seconds), 1 / (pieces * chunk), np.float32)
-        each[len(seconds) - short :] = 1 / (pieces * max(short, 1))
-        data = jnp.sum(error.mean((0, 2)) * each)
-        return data + PENALTY * sum(jnp.mean(state[k] ** 2) for k in PENALISED)
-
-    value, gradients = jax.value_and_grad(loss)(state)
-    updates, memory = optimizer().update(gradients, memory, state)
-    return optax.apply_updates(state, updates), memory, value
-
-
-def plan(state, config, places, seconds) -> Folded:
-    """The field folded to read-out columns, once a model."""
-    field = precision.field(places, **torch_emag.parameters(state, config))
-    last = {"kernel": state["ld_modulator.2.weight"], "bias": state["ld_modulator.2.bias"]}
-    return fold(field, seconds, last)
-
-
-def apply(config, state, folded, x):
-    """`[batch, time, M]` from a plan."""
-    return read_out(folded, torch_emag.modulation(state, config, x)[0])
-
-
 class Ours:
-    """Ours at one shape, compiled; parameters are arguments, never constants."""
+    """The method `emag_paper` with the same weights, compiled; params are arguments."""
 
     def __init__(self, state, config, places, batch: int, samples: int, sfreq: int):
-        rng = np.random.default_rng(0)
         inputs = state["ld_encoder.0.weight"].shape[1]
-        self.state = {k: jnp.asarray(v) for k, v in state.items()}
-        self.given = (
-            jnp.asarray(places),
-            jnp.arange(samples, dtype=jnp.float32) / sfreq,
-            jnp.asarray(rng.standard_normal((batch, inputs, samples)), jnp.float32),
-            jnp.asarray(rng.standard_normal((batch, samples, len(places))), jnp.float32),
+        self.method, self.params, self.where = torch_emag.from_state_dict(
+            state | {"electrode_pos": places},
+            config | {"sampling_rate": sfreq},
+            samples=samples,
+            observed_index=range(inputs),
         )
-        self.memory = optimizer().init(self.state)
-        self.step = jax.jit(functools.partial(train_step, config, 10))
-        self.fold = jax.jit(lambda s, p, t: plan(s, config, p, t))
-        self.folded = self.fold(self.state, *self.given[:2])
-        self.read = jax.jit(functools.partial(apply, config))
+        (self.stage,) = (s for s in self.method.stages if isinstance(s, GradientStage))
+        rng = np.random.default_rng(0)
+        eeg = rng.standard_normal((batch, len(places), samples))
+        self.batch = {"eeg": jnp.asarray(eeg, jnp.float32)}
+        self.observed = self.batch["eeg"][:, :inputs]
+        self.memory = gradient.start(self.stage, self.params, 1)
+        self.step = jax.jit(functools.partial(gradient.step, self.stage, 1))
+        self.plan = jax.jit(self.method.plan)
+        self.planned = self.plan(self.params, self.where)
+        self.run = jax.jit(self.method.apply)
+
+    def arguments(self):
+        """Of `step`."""
+        return self.memory, self.params, self.batch, jax.random.key(0), self.where
 
     def apply(self):
         """New windows through the folded field."""
-        self.read(self.state, self.folded, self.given[2]).block_until_ready()
+        self.run(self.planned, self.observed).mean.block_until_ready()
 
     def make_plan(self):
         """The fold."""
-        jax.block_until_ready(self.fold(self.state, *self.given[:2]))
+        jax.block_until_ready(self.plan(self.params, self.where))
 
     def train(self):
         """A step; its result is left aside so that all steps are alike."""
-        jax.block_until_ready(self.step(self.state, self.memory, *self.given))
+        jax.block_until_ready(self.step(*self.arguments()))
 
 
 # ------------------------------------------------------------------------------------------ check
@@ -252,22 +227,32 @@ def check() -> None:
     (out * torch.tensor(golden["g"])).sum().backward()
     theirs = {"out": out.detach()} | {k: v.grad for k, v in weights.items()}
 
-    places = jnp.asarray(golden["electrode_positions_mm"])
-    times = jnp.asarray(golden["t"], jnp.float32) / config["sampling_rate"]
-    x = jnp.asarray(golden["x_ld"])
+    given = {"t": golden["t"], "electrode_positions_mm": golden["electrode_positions_mm"]}
 
     def loss(state):
-        out = forward(state, config, places, times, x)
+        out = torch_emag.original_forward(state, config, x_ld=golden["x_ld"], **given)
         return jnp.sum(out * golden["g"]), out
 
     gradients, out = jax.grad(loss, has_aux=True)({k: jnp.asarray(v) for k, v in state.items()})
-    ours = {"out": out} | gradients
-    folded = plan({k: jnp.asarray(v) for k, v in state.items()}, config, places, times)
-    for found in (theirs, ours, {"out": apply(config, state, folded, x)}):
+    for found in (theirs, {"out": out} | gradients):
         for name, value in found.items():
             expected = golden["out" if name == "out" else f"grad/{name}"]
-            error = np.linalg.norm(np.asarray(value) - expected) / np.linalg.norm(expected)
-            assert error < 1e-5, f"{name}: relative error {error} on the authors' numbers"
+            _near(value, expected, f"{name}, the authors' numbers")
+
+    # The method standardises its inputs, which the arrays above are not.
+    samples, inputs = 40, golden["x_ld"].shape[1]
+    window = emag_data.zscore(np.random.default_rng(1).standard_normal((2, inputs, samples)))
+    whole = {k.removeprefix("state/"): v for k, v in golden.items() if k.startswith("state/")}
+    method, params, where = torch_emag.from_state_dict(whole, config, samples=samples)
+    mean = method.apply(method.plan(params, where), jnp.asarray(window, jnp.float32), None).mean
+    given = {**given, "t": np.arange(samples)}
+    expected = torch_emag.original_forward(state, config, x_ld=window, **given)
+    _near(mean.swapaxes(1, 2), expected, "apply against the renderer")
+
+
+def _near(found, expected, name: str) -> None:
+    error = np.linalg.norm(np.asarray(found) - expected) / np.linalg.norm(expected)
+    assert error < 1e-5, f"{name}: relative error {error}"
 
 
 # ---------------------------------------------------------------------------------------- timing
@@ -373,18 +358,18 @@ def compare(shape: str, points: int, batch: int, part: int, rounds: int, limit: 
         row[f"{what}_speedup"] = row[f"original {what}_s"] / row[f"{what}_s"]
         row[f"{what}_limit"] = binding(what, shape, points, batch, row[f"{what}_s"], limit)
     if jax.default_backend() != "cpu":
-        row |= half_precision(ours, config)
+        row |= half_precision(ours)
     return row
 
 
-def half_precision(ours: Ours, config: dict) -> dict[str, float]:
+def half_precision(ours: Ours) -> dict[str, float]:
     """The read-out from a table in bfloat16: half the traffic."""
-    half = ours.folded._replace(table=ours.folded.table.astype(jnp.bfloat16))
-    exact = ours.read(ours.state, ours.folded, ours.given[2])
-    near = ours.read(ours.state, half, ours.given[2])
+    half = ours.planned | {"table": ours.planned["table"].astype(jnp.bfloat16)}
+    exact = ours.run(ours.planned, ours.observed).mean
+    near = ours.run(half, ours.observed).mean
 
     def call():
-        ours.read(ours.state, half, ours.given[2]).block_until_ready()
+        ours.run(half, ours.observed).mean.block_until_ready()
 
     return {
         "apply_bf16_s": taking_turns({"half": call}, 9)["half"],
@@ -396,17 +381,8 @@ def memory_of_a_step(points: int, batch: int, samples: int) -> float:
     """MB that the compiled step needs beside its inputs and outputs, at SEED's electrodes."""
     electrodes, _, sfreq, inputs = SHAPES["SEED"]
     state, config, places = model(points, electrodes, inputs)
-    shapes = {
-        "places": places.shape,
-        "seconds": (samples,),
-        "x": (batch, inputs, samples),
-        "y": (batch, samples, electrodes),
-    }
-    given = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes.values()]
-    state = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in state.items()}
-    memory = jax.eval_shape(optimizer().init, state)
-    step = jax.jit(functools.partial(train_step, config, 10))
-    analysis: Any = step.lower(state, memory, *given).compile().memory_analysis()
+    ours = Ours(state, config, places, batch, samples, sfreq)
+    analysis: Any = ours.step.lower(*ours.arguments()).compile().memory_analysis()
     return analysis.temp_size_in_bytes / 2**20
 
 

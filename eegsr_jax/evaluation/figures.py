@@ -348,6 +348,28 @@ def coverage(covered: Mapping[str, Mapping[int, float]], source: str) -> Figure:
         return made
 
 
+def along_window(parts: Mapping[str, Sequence[float]], source: str) -> Figure:
+    """NMSE of the missing channels along the window, by method: a fade shows as a slope.
+
+    Args:
+      parts: NMSE of equal parts of the window, in order, by method.
+      source: what it was counted on.
+    """
+    hue = colours(list(parts))
+    with figure(6.4, 4.0) as made:
+        ax = made.subplots()
+        for method, values in parts.items():
+            place = (np.arange(len(values)) + 0.5) / len(values)
+            ax.plot(place, values, "o-", ms=4, color=hue[method], label=method)
+        ax.set(xlim=(0, 1), yscale="log", xlabel="place in the window", ylabel="NMSE")
+        ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["start", "¼", "½", "¾", "end"])
+        ax.grid(color="0.9", lw=0.8, which="both")
+        ax.set_axisbelow(True)
+        ax.set_title(f"missing channels, {source}", loc="left")
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return made
+
+
 def _window(example: Example) -> slice:
     """`_SECONDS` of typical field power."""
     total = next(iter(example.mean.values())).shape[1]

@@ -19,6 +19,7 @@ BANDS = {
     "beta": (13.0, 30.0),
     "gamma": (30.0, 40.0),
 }
+PARTS = 8  # of a window, for `nmse_part_1` … `nmse_part_8`
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Scores:
     window_nmse: list[np.ndarray] = field(default_factory=list)  # [W, missing]
     window_pcc: list[np.ndarray] = field(default_factory=list)
     spectra: dict[str, np.ndarray] = field(init=False)
+    parts: np.ndarray = field(init=False)  # [PARTS, 2] error and power along the window
     _waiting: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     _legacy: list[float] = field(default_factory=list)
 
@@ -52,6 +54,7 @@ class Scores:
         self.moments = {"missing": np.zeros(6), "all": np.zeros(6)}
         self.inside = dict.fromkeys(NOMINAL, 0.0)
         self.spectra = {name: np.zeros(2) for name in BANDS}
+        self.parts = np.zeros((PARTS, 2))
 
     def add(self, truth: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
         """Count a batch: truth, mean and std `[batch, M, time]` in one unit."""
@@ -66,6 +69,8 @@ class Scores:
         self._add_coverage(wrong[:, self.missing], np.asarray(std)[:, self.missing])
         self._add_windows(truth[:, self.missing], mean[:, self.missing])
         self._add_bands(truth[:, self.missing], wrong[:, self.missing])
+        pieces = (np.array_split(a[:, self.missing] ** 2, PARTS, -1) for a in (wrong, truth))
+        self.parts += np.array([[p.sum() for p in piece] for piece in pieces]).T
         self._add_legacy(truth, wrong)
 
     def _add_coverage(self, wrong: np.ndarray, std: np.ndarray) -> None:
@@ -118,6 +123,7 @@ class Scores:
             nmse_all = self.error.sum() / self.power.sum()
             snr = float(-10 * np.log10(nmse))
             bands = {f"nmse_{name}": float(e / p) for name, (e, p) in self.spectra.items()}
+            along = {f"nmse_part_{i}": float(e / p) for i, (e, p) in enumerate(self.parts, 1)}
         return (
             {
                 "nmse_missing": float(nmse),
@@ -135,6 +141,7 @@ class Scores:
                 for level, inside in self.inside.items()
             }
             | bands
+            | along
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from eegsr_jax.evaluation.metrics import PARTS
 from eegsr_jax.evaluation.results import FLOOR, Row, paired
 from eegsr_jax.evaluation.tables import percent, ranking, reading, three
 
@@ -36,6 +37,8 @@ def page(title: str, header: Mapping[str, Any], rows: Sequence[Row]) -> str:
         where = f"{reference} reference" + (f", {seconds:g} s of calibration" if seconds else "")
         for score, words in _SCORES.items():
             parts.append(f"## {words}: {where}\n\n{_grid(own, score)}")
+        if fades := _along(own):
+            parts.append(f"## NMSE along the window, {fades[0]}: {where}\n\n{_markdown(fades[1])}")
         for baseline in _baselines(own) if len(subjects) > 1 else ():
             title = f"Against `{baseline}`, subject by subject: {where}"
             parts.append(f"## {title}\n\n{_pairs(own, baseline)}")
@@ -65,6 +68,27 @@ def _grid(rows: Sequence[Row], score: str) -> str:
             cells.append(_cell(np.array([np.nan if v is None else v for v in values]), score))
         lines.append([f"`{method}`", *cells])
     return _markdown(lines)
+
+
+def _along(rows: Sequence[Row]) -> tuple[str, list[list[str]]] | None:
+    """Layout and lines of the table of the first layout, where a method changes along the window.
+
+    Median over rows of each eighth; shown where the last quarter is twice the second or half of it
+    for some method: others are level.
+    """
+    layout = rows[0]["layout"]
+    names = [f"nmse_part_{i}" for i in range(1, PARTS + 1)]
+    found = {}
+    for method in ranking(rows):
+        own = [r for r in rows if (r["method"], r["layout"]) == (method, layout)]
+        values = [[r.get(n) for n in names] for r in own]
+        if all(v is not None for value in values for v in value):
+            found[method] = np.median(np.array(values, float), 0)
+    ratios = [v[-2:].mean() / v[2:4].mean() for v in found.values()]
+    if not any(r > 2 or r < 0.5 for r in ratios):
+        return None
+    lines = [["method", *(f"{i}/{PARTS}" for i in range(1, PARTS + 1))]]
+    return layout, lines + [[f"`{m}`", *map(three, map(float, v))] for m, v in found.items()]
 
 
 def _cell(values: np.ndarray, score: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from eegsr_jax.data.writing import staged
 from eegsr_jax.evaluation import figures, page, tables
 from eegsr_jax.evaluation.example import Example
-from eegsr_jax.evaluation.metrics import BANDS, NOMINAL
+from eegsr_jax.evaluation.metrics import BANDS, NOMINAL, PARTS
 from eegsr_jax.evaluation.results import number
 
 if TYPE_CHECKING:
@@ -141,6 +141,14 @@ def _pictures(rows: Rows, example: Example) -> list[tuple[str, str, Callable[[],
     if covered:
         text = "Above the diagonal error bars are too wide, below too narrow."
         out.append(("Coverage", text, lambda: figures.coverage(covered, source)))
+    parts = {
+        m: [s[f"nmse_part_{i}"] for i in range(1, PARTS + 1)]
+        for m, s in found.items()
+        if number(s.get("nmse_part_1")) is not None
+    }
+    if rows and parts:
+        text = "A method that knows nothing of where a window begins is level."
+        out.append(("Along the window", text, lambda: figures.along_window(parts, source)))
     return out
 
 

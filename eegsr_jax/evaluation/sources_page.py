@@ -62,7 +62,7 @@ def about(simulation: Simulation) -> dict[str, Any]:
 def page(header: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """The page: reconstruction, localisation by inverses, fields and controls, depth, noise."""
     parts = ["# Sources, simulated", *reading(rows), f"```\n{header['command']}\n```"]
-    parts.append(_about(header, rows))
+    parts += [_about(header, rows), f"![localisation error by depth]({FILES[3]})"]
     parts.append(f"## NMSE of the missing channels\n\n{_reconstruction(rows)}")
     for head in _values(rows, "head"):
         for layout in _values(rows, "layout"):

@@ -157,6 +157,17 @@ def test_an_error_of_one_rhythm_shows_in_its_band_only(batch, hertz, band):
     assert all(found[f"nmse_{other}"] < 1e-4 * here for other in BANDS if other != band)
 
 
+def test_an_error_at_the_end_of_the_window_shows_there_only():
+    truth = np.ones((2, 3, 20))
+    mean = truth.copy()
+    mean[:, 1:, 15:] = 0
+    scores = Scores(np.array([False, True, True]), 10.0)
+    scores.add(truth, mean, np.ones_like(truth))
+    found = [scores.summary()[f"nmse_part_{i}"] for i in range(1, 9)]
+    # 20 samples in eight parts: four of three, then four of two.
+    assert found == [0, 0, 0, 0, 0, 0.5, 1, 1]
+
+
 def test_a_perfect_estimate(batch):
     truth, _, std = batch
     found = summary(truth, truth, std)
