@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "layouts": SPACE,
     "nn": LOW | {"distributed"},  # nothing about EEG
     "diffusion": LOW | {"distributed"},  # nothing about EEG
-    "gaussians": SPACE,
+    "gaussians": SPACE | {"distributed"},
     "methods": METHODS,
     "images": METHODS,
     "interop": METHODS,

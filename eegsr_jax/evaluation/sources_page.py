@@ -318,6 +318,8 @@ def by_depth(rows: Sequence[Row]) -> Figure:
         axes[0].set_ylabel("localisation error, mm")
         lines, labels = axes[-1].get_legend_handles_labels()
         made.legend(lines, labels, loc="outside right center")
+        height = 0.2 * sum(str(label).count("\n") + 1.3 for label in labels)  # inches
+        made.set_figheight(max(4.6, height))
         return made
 
 

@@ -92,7 +92,7 @@ def test_gaussians_fitted_to_a_topography(cap, inverses):
     electrodes, head = cap
     points = so.grid(head, SPACING)
     distance = np.linalg.norm(electrodes[:, None] - points[None], axis=-1)
-    gains = np.exp(-0.5 * (distance / 0.025) ** 2)
+    gains = np.exp(-0.5 * (distance / so.SIZE) ** 2)
     maps = np.random.default_rng(2).standard_normal((3, len(NAMES)))
     maps -= maps.mean(1, keepdims=True)
     centred = gains - gains.mean(0)
