@@ -27,7 +27,7 @@ def page(title: str, header: Mapping[str, Any], rows: Sequence[Row]) -> str:
         f"# {title}",
         reading(rows),
         f"```\n{header['command']}\n```",
-        _about(header, subjects),
+        _about(header, subjects, _seeds(rows)),
     ]
     conditions = dict.fromkeys((row["reference"], row["calibration_seconds"]) for row in rows)
     for reference, seconds in conditions:
@@ -45,7 +45,11 @@ def page(title: str, header: Mapping[str, Any], rows: Sequence[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _about(header: Mapping[str, Any], subjects: Sequence[str]) -> str:
+def _seeds(rows: Sequence[Row]) -> list[int]:
+    return sorted({row["training_seed"] for row in rows if row.get("training_seed") is not None})
+
+
+def _about(header: Mapping[str, Any], subjects: Sequence[str], seeds: Sequence[int]) -> str:
     lines = [f"{name}: {header[name]}" for name in ("protocol", "summary", "preprocessing")]
     lines += [f"quirk: {quirk}" for quirk in header["quirks"]]
     lines.append(f"data: {header['dataset']} ({header['licence']}), subjects {', '.join(subjects)}")
@@ -55,6 +59,9 @@ def _about(header: Mapping[str, Any], subjects: Sequence[str]) -> str:
     lines.append(f"versions: {versions}; commit {header['commit']}; device {header['device']}")
     if len(subjects) > 1:
         lines.append("cells: median over subjects (5-95 %)")
+    if seeds:
+        over = "each subject's are averaged" if len(subjects) > 1 else "median over them (5-95 %)"
+        lines.append(f"seeds of methods trained by gradients: {', '.join(map(str, seeds))}; {over}")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -64,8 +71,8 @@ def _grid(rows: Sequence[Row], score: str) -> str:
     for method in ranking(rows):
         cells = []
         for layout in layouts:
-            values = [r[score] for r in rows if (r["method"], r["layout"]) == (method, layout)]
-            cells.append(_cell(np.array([np.nan if v is None else v for v in values]), score))
+            own = [r for r in rows if (r["method"], r["layout"]) == (method, layout)]
+            cells.append(_cell(_values(own, score), score))
         lines.append([f"`{method}`", *cells])
     return _markdown(lines)
 
@@ -89,6 +96,15 @@ def _along(rows: Sequence[Row]) -> tuple[str, list[list[str]]] | None:
         return None
     lines = [["method", *(f"{i}/{PARTS}" for i in range(1, PARTS + 1))]]
     return layout, lines + [[f"`{m}`", *map(three, map(float, v))] for m, v in found.items()]
+
+
+def _values(rows: Sequence[Row], score: str) -> np.ndarray:
+    """One value a subject, its seeds averaged; of a single subject, one a seed."""
+    subjects = dict.fromkeys(row["subject"] for row in rows)
+    found = [[row[score] for row in rows if row["subject"] == subject] for subject in subjects]
+    if len(found) == 1:
+        return np.array([np.nan if v is None else v for v in found[0]], float)
+    return np.array([np.mean([np.nan if v is None else v for v in own]) for own in found])
 
 
 def _cell(values: np.ndarray, score: str) -> str:
