@@ -18,6 +18,7 @@ from eegsr_jax import config
 from eegsr_jax.commands.prepare import required
 from eegsr_jax.data import datasets
 from eegsr_jax.data.store import Store, prepare
+from eegsr_jax.distributed import make_mesh
 from eegsr_jax.errors import ConfigError
 from eegsr_jax.training.run import Experiment, refuse_finished, train
 from eegsr_jax.training.sweep import train_sweep
@@ -34,6 +35,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("workdir", None, "The run directory to make.", flag_values=values)
     text = "Train all trials of the file's sweep()."
     flags.DEFINE_bool("sweep", False, text, flag_values=values)
+    text = "Devices to spread a deep method over, as windows:4,gaussians:2 (sweeps: models:8)."
+    flags.DEFINE_string("mesh", None, text, flag_values=values)
     text = "Folder for prepared recordings; default: WORKDIR with _store at its end."
     flags.DEFINE_string("store", None, text, flag_values=values)
     return values
@@ -43,10 +46,11 @@ def run(values: flags.FlagValues) -> None:
     """Prepares the recordings, trains, and says what was made."""
     out = Path(required(values, "workdir"))
     changes = values["set"].value or ()
+    mesh = make_mesh(values.mesh) if values.mesh else None
     if values.sweep:
         trials = config.load_sweep(required(values, "config"), changes)
         store = _store(values, trials, out)
-        folders = train_sweep(trials, store, out)
+        folders = train_sweep(trials, store, out, mesh=mesh)
         print(f"{out}: {len(folders)} runs, {folders[0].name} to {folders[-1].name}")
         return
     if values.config:
@@ -54,7 +58,7 @@ def run(values: flags.FlagValues) -> None:
     else:
         experiment = config.override(Experiment(), changes)
     store = _store(values, (experiment,), out)
-    card = train(experiment, store, out)
+    card = train(experiment, store, out, mesh=mesh)
     print(f"{out}: {experiment.method} on {len(card.recordings)} recordings of {store.dataset}")
 
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from eegsr_jax import layouts as ly
@@ -23,6 +22,7 @@ from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import moments as mo
 from eegsr_jax.methods.base import GradientStage, Method
 from eegsr_jax.methods.gaussian import POPULATION_DATASET
+from eegsr_jax.methods.long import reconstruct_long
 from eegsr_jax.training.gradient import warm_up
 from eegsr_jax.training.loop import (
     accumulate,
@@ -323,8 +323,9 @@ def _picture(
     method: Method, plan: PyTree, view: _View, seconds: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     truth = view.shown(_test_samples(view.data, seconds))
-    mean, std = method.apply(plan, jnp.asarray(truth[None, view.index]), jax.random.key(0))
-    return truth, np.asarray(mean[0]), np.asarray(std[0])
+    blocks = reconstruct_long(method, plan, truth[view.index], jax.random.key(0))
+    _, mean, std = zip(*blocks, strict=True)
+    return truth, np.concatenate(mean, 1), np.concatenate(std, 1)
 
 
 def _test_samples(data: _Data, seconds: float) -> np.ndarray:

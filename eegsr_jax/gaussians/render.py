@@ -8,7 +8,8 @@ one exponential per (t, m, g, p) serves a whole batch, and the G Gaussians of a 
 up before they meet β. `render` goes over blocks of points and of time, forwards and backwards, and
 keeps nothing but its inputs in between, so that memory does not grow with the batch beyond input
 and output. `fold` does once all that does not depend on the data; `read_out` then takes K products
-an output sample and no exponential, however many Gaussians there are.
+an output sample and no exponential, however many Gaussians there are. Inside a `shard_map` over
+"gaussians" each device gives its own points, and gets the field of all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from eegsr_jax.distributed import GAUSSIANS
 from eegsr_jax.gaussians.precision import Field
 from eegsr_jax.typing import PyTree
 
@@ -68,7 +70,7 @@ def fold(field: Field, times: jax.Array, weights: PyTree, *, block: int | None =
     share = (jnp.arange(count) == 0).astype(columns.dtype)  # the amplitudes go into the base
     nothing = jnp.zeros((count, times.shape[0], 0), columns.dtype)
     inputs = _together(field, share, times, nothing, columns)
-    out: jax.Array = _render(_constant, block or _usual_block(), *inputs)
+    out = _whole(_render(_constant, block or _usual_block(), *inputs))
     return Folded(table=out[1:].transpose(1, 0, 2), base=out[0])
 
 
@@ -120,7 +122,7 @@ def render(
         return read_out(fold(field, times, weights, block=block), features)
     share = jnp.ones((features.shape[0],), dtype)
     inputs = _together(field, share, times, features, weights)
-    return _render(modulate, block or _usual_block(), *inputs)
+    return _whole(_render(modulate, block or _usual_block(), *inputs))
 
 
 def _usual_block() -> int:
@@ -317,6 +319,12 @@ def _together(*inputs: PyTree) -> tuple[PyTree, ...]:
     lacking = [tuple(sorted(every - own)) for own in varying]
     cast = [jax.lax.pcast(x, axes, to="varying") for x, axes in zip(leaves, lacking, strict=True)]
     return jax.tree.unflatten(tree, cast)
+
+
+def _whole(out: jax.Array) -> jax.Array:
+    """Under `shard_map` over "gaussians", where each device has points of its own: their sum."""
+    partial_sum = GAUSSIANS in jax.typeof(out).manual_axis_type.varying
+    return jax.lax.psum(out, GAUSSIANS) if partial_sum else out
 
 
 def _sharding(x: jax.Array) -> NamedSharding:

@@ -60,7 +60,7 @@ class GradientStage(NamedTuple):
       name: in metrics, checkpoints and messages.
       loss: `(params, batch, geometry) -> (loss [], metrics {name: []})`, the mean over a batch of
         training windows, `{"eeg": [batch, M, time], "key": [batch]}`: one key a window, so that
-        what is drawn does not depend on how a batch is spread over devices.
+        what is drawn does not depend on how a batch is spread over devices. Metrics are means too.
       score: `(params, batch, geometry) -> [2]`: squared error and power, summed over the windows
         that are not padding (`part` as in `MomentStage`). The validation score is their ratio.
       trainable: which entries of params, by their top-level names; all others stay as they are.
@@ -73,6 +73,10 @@ class GradientStage(NamedTuple):
       min_delta: how much lower a score must be to count as better.
       average: decay of the running average of the params, which is what is scored and kept; 0
         keeps the params themselves.
+      points: (name of an entry, "/" between levels; its axis of Gaussian points), for a mesh that
+        spreads them; all under the name have that axis. Of what it has, a device sees its own
+        share: it may render or fold it (`gaussians.render`), which gives the whole field, and the
+        loss and metrics may hold means over points.
     """
 
     name: str
@@ -89,6 +93,7 @@ class GradientStage(NamedTuple):
     patience: int = 0
     min_delta: float = 0.0
     average: float = 0.0
+    points: tuple[tuple[str, int], ...] = ()
 
 
 Stage = MomentStage | GradientStage

@@ -33,7 +33,8 @@ from eegsr_jax.methods.base import (
     linear_apply,
     linear_plan,
 )
-from eegsr_jax.methods.skip import carried, initial_skip, left_by_skip, skip_stage
+from eegsr_jax.methods.carry import Carried, carried
+from eegsr_jax.methods.skip import initial_skip, left_by_skip, skip_stage
 from eegsr_jax.nn.temporal import GatedMLP
 from eegsr_jax.typing import PyTree
 
@@ -128,6 +129,7 @@ def emag(
             # well, and better than an earlier epoch would.
             min_delta=0.0 if patience else -math.inf,
             average=average,
+            points=(("centres", 0), ("gaussians", 1), ("readout", 0)),
         ),
         _calibration(shape),
     )
@@ -141,17 +143,7 @@ def emag(
         return own | sf.initial_field(shape, key, geometry, skip)
 
     def plan(params, geometry: Geometry) -> dict[str, Any]:
-        filters, mean, std = carried(params["skip"], params["std"], geometry)
-        linear = linear_plan(geometry, filters, std, mean)
-        linear["input_mean"] = params["skip"]["input_mean"]
-        table = sf.table(shape, params, geometry.target)
-        table = params["gain"] * params["skip"]["scale"] * table
-        return linear | {
-            "skip": {"whiten": params["skip"]["whiten"]},
-            "standard": params["standard"],
-            "encoder": params["encoder"],
-            "table": table,
-        }
+        return _plan(shape, params, geometry, carried(params["skip"], params["std"], geometry))
 
     def apply(plan, observed, key=None) -> Reconstruction:
         observed = jnp.asarray(observed)
@@ -162,13 +154,25 @@ def emag(
         return Reconstruction(jnp.where(missing, mean + added, mean), std)
 
     def mixture(params, geometry: Geometry, observed) -> Mixture:
-        unit = params["gain"] * params["skip"]["scale"]
-        inputs = sf.inputs(shape, params, observed)
-        skip = linear_apply(plan(params, geometry), observed).mean
-        return sf.mixture(shape, params, inputs, unit, skip)
+        own = carried(params["skip"], params["std"], geometry)
+        plan = _plan(shape, params, geometry, own)
+        skip = linear_apply(plan, observed).mean
+        given = sf.inputs(shape, plan, observed)
+        return sf.mixture(shape, params, given, own, params["gain"] * params["skip"]["scale"], skip)
 
     context = max(lags, shape.context)
     return Method("emag", init, stages, plan, apply, None, context, mixture=mixture)
+
+
+def _plan(shape: sf.Shape, params: PyTree, geometry: Geometry, own: Carried) -> dict[str, Any]:
+    linear = linear_plan(geometry, own.filters, own.std, own.mean)
+    return linear | {
+        "input_mean": own.input_mean,
+        "skip": {"whiten": own.inputs.T @ params["skip"]["whiten"]},
+        "standard": params["standard"],
+        "encoder": params["encoder"],
+        "table": params["gain"] * params["skip"]["scale"] * sf.table(shape, params, own.target),
+    }
 
 
 def _both(shape, params, eeg, geometry):

@@ -159,6 +159,7 @@ def emag_paper(
         batch_size=batch_size,
         patience=patience,
         min_delta=MIN_DELTA,
+        points=(("centres", 0), ("field", 1), ("modulator/second", 0)),
     )
     stages = (
         MomentStage(_no_windows, _add_variances, _solve_scale),

@@ -1,8 +1,8 @@
 """A lagged ridge for deep methods to stand on: they learn what it leaves.
 
 Two maps are kept. What is learned is learned on what the map of the training part alone leaves, so
-that validation windows are new to both; in use it is added to the map fitted on both parts. A
-spline carries the map to electrodes that it was not trained on.
+that validation windows are new to both; in use it is added to the map fitted on both parts
+(`carry` takes it to electrodes that it was not trained on).
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import linear
 from eegsr_jax.methods import moments as mo
 from eegsr_jax.methods.base import MomentStage, fir, observed_source
-from eegsr_jax.methods.spatial import spline_matrix
+from eegsr_jax.methods.carry import spline_between
 from eegsr_jax.numerics import in_float64
 from eegsr_jax.typing import PyTree
-
-_SAME = 1e-3  # metres; nearer than this, two electrodes are one
 
 
 def initial_skip(lags: int, geometry: Geometry) -> dict[str, Any]:
@@ -30,12 +28,14 @@ def initial_skip(lags: int, geometry: Geometry) -> dict[str, Any]:
         "filters": jnp.zeros((taps, targets, inputs)),
         "trained": jnp.zeros((taps, targets, inputs)),
         "mean": jnp.zeros((targets,)),
-        "input_mean": jnp.zeros((inputs,)),
         "penalty": jnp.full((), jnp.nan),
         "positions": jnp.asarray(geometry.target, jnp.float32),
+        "inputs": jnp.asarray(geometry.observed, jnp.float32),
         "centre": jnp.asarray(geometry.centre, jnp.float32),
         "whiten": jnp.zeros((inputs, inputs)),
         "scale": jnp.ones(()),
+        "order": jnp.full((), 4.0),
+        "smoothing": jnp.full((), 1e-5),
         "between": jnp.full((), jnp.inf),
     }
 
@@ -45,8 +45,8 @@ def skip_stage(lags: int, whitening: float = 1e-3) -> MomentStage:
 
     Beside the maps: `whiten` `[L, L]`, observed channels to components of unit variance, largest
     first (`whitening` times their mean is added to the variances); `scale`, the root mean square of
-    what the map leaves in missing channels; `between`, that of what a spline from all other
-    electrodes leaves at each in turn.
+    what the map leaves in missing channels; and the spline that carries the map, see
+    `carry.spline_between`.
     """
 
     def solve(params, sums, geometry: Geometry):
@@ -60,7 +60,6 @@ def skip_stage(lags: int, whitening: float = 1e-3) -> MomentStage:
             "filters": jnp.where((source < 0)[None, :, None], fitted["filters"], itself),
             "trained": trained["filters"],
             "mean": fitted["mean"],
-            "input_mean": fitted["mean"][index],
             "penalty": fitted["penalty"],
         }
         scales = _scales(sums, geometry, trained["filters"], jnp.asarray(whitening))
@@ -99,29 +98,6 @@ def left_by_skip(
 
 
 @in_float64
-def carried(skip: PyTree, std: jax.Array, geometry: Geometry):
-    """Filters `[taps, M, L]`, means and error bars at the targets of any geometry.
-
-    At electrodes nearer than a millimetre to a trained one they are that one's, elsewhere a
-    spline's, and the error bar has the spline's own error too.
-    """
-    cap = skip["positions"]
-    same = jnp.sum((geometry.target[:, None] - cap[None]) ** 2, -1) < _SAME**2
-    known = jnp.any(same, 1)
-    spline = spline_matrix(cap, geometry.target, skip["centre"])
-    carry = jnp.where(known[:, None], same.astype(spline.dtype), spline)
-    filters = jnp.einsum("nm,kml->knl", carry, skip["filters"], precision="highest")
-    unknown = jnp.any(jnp.isinf(std))
-    variance = (carry**2) @ jnp.where(jnp.isinf(std), 0.0, std) ** 2
-    variance = variance + jnp.where(known, 0.0, skip["between"] ** 2)
-    # An observed channel has none: no gradient then, instead of the root's infinite one.
-    positive = variance > 0
-    bars = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
-    bars = jnp.where(unknown, jnp.inf, bars)
-    return filters, carry @ skip["mean"], bars
-
-
-@in_float64
 def _scales(sums, geometry: Geometry, filters, whitening):
     lags = filters.shape[0] // 2
     _, covariance = mo.covariances(mo.part_of(sums, mo.TRAIN))
@@ -137,19 +113,4 @@ def _scales(sums, geometry: Geometry, filters, whitening):
     return {
         "whiten": (vectors / jnp.sqrt(variances)[None])[:, ::-1],
         "scale": jnp.sqrt(jnp.maximum(mean_error, 1e-30)),
-        "between": _between(covariance[0], geometry),
-    }
-
-
-def _between(covariance, geometry: Geometry):
-    count = covariance.shape[0]
-
-    def one(left_out):
-        load = jnp.where(jnp.arange(count) == left_out, 1e6, 1e-5)
-        weights = spline_matrix(
-            geometry.target, geometry.target[left_out][None], geometry.centre, penalty=load
-        )[0]
-        weights = weights - jnp.where(jnp.arange(count) == left_out, 1.0 + weights, 0.0)
-        return weights @ covariance @ weights
-
-    return jnp.sqrt(jnp.mean(jax.lax.map(one, jnp.arange(count))))
+    } | spline_between(covariance[0], geometry)

@@ -14,12 +14,14 @@ from eegsr_jax.gaussians.render import fold
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import moments as mo
 from eegsr_jax.methods.base import MomentStage
+from eegsr_jax.methods.carry import Carried
 from eegsr_jax.nn.temporal import GatedMLP, band_count, band_reach, band_sums, local_mean
 from eegsr_jax.typing import PyTree
 
 CAP = 85.0  # mm, where electrodes stand about a grid of radius 90, as in EMAG
 SIZES = (10.0, 15.0, 25.0)  # mm, standard deviations of the Gaussians of a point at the start
 POWER_REACH = 40  # samples on either side over which the encoder sees the power of its inputs
+NOTHING = 1e-3  # of the mean power of all bands: less counts as this much
 _STATES = 5
 
 
@@ -56,12 +58,14 @@ def initial_field(shape: Shape, key: jax.Array, geometry: Geometry, skip: PyTree
     `unit` is the mean over the cap of the sum of all Gaussians at the start. Divided by it, a step
     of the read-out is as large a step of the estimate whatever the grid.
     """
-    points = len(grid.sphere(shape.resolution))
+    centres = jnp.asarray(grid.sphere(shape.resolution), jnp.float32)
+    points = len(centres)
     components = min(geometry.observed.shape[0], shape.components)
     bands = band_count(shape.near, shape.widths) * components
     sizes = jnp.log(1 / jnp.asarray(SIZES[: shape.groups], jnp.float32))[:, None, None]
     nothing = jnp.zeros((1, 1, bands)), jnp.zeros((1, 1, _STATES))
     own = {
+        "centres": centres,
         "standard": {
             "bands": jnp.ones((bands,)),
             "mean": jnp.zeros((_STATES,)),
@@ -129,13 +133,14 @@ def standard_stage(shape: Shape) -> MomentStage:
     def solve(params, sums, geometry):
         del geometry
         count = jnp.maximum(sums["count"], 1.0)
-        mean = sums["mean"] / count
+        bands, mean = sums["bands"] / count, sums["mean"] / count
         variance = sums["squares"] / count - mean**2
         return params | {
             "standard": {
-                "bands": 1 / jnp.sqrt(jnp.maximum(sums["bands"] / count, 1e-12)),
+                # A component without signal (an average reference leaves one) stays without.
+                "bands": 1 / jnp.sqrt(bands + NOTHING * jnp.mean(bands)),
                 "mean": mean,
-                "state": 1 / jnp.sqrt(jnp.maximum(variance, 1e-6)),
+                "state": 1 / jnp.sqrt(jnp.maximum(variance, 1e-2)),
             }
         }
 
@@ -145,13 +150,12 @@ def standard_stage(shape: Shape) -> MomentStage:
 def gaussians(shape: Shape, params: PyTree) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Centres `[P, 3]`, diagonals `[G, P, 4]` and off-diagonals `[G, P, 6]` on the grid's scale."""
     field = params["gaussians"]
-    points = jnp.asarray(grid.sphere(shape.resolution), jnp.float32)
     diagonal, off = precision.cholesky(
         jnp.pad(field["log_diagonal"], ((0, 0), (0, 0), (0, 1))),
         jnp.pad(field["off_diagonal"], ((0, 0), (0, 0), (0, 3))),
         shape.covariance,
     )
-    return points, diagonal.at[..., 3].set(0.0), off  # no precision in time: stationary
+    return params["centres"], diagonal.at[..., 3].set(0.0), off  # no precision in time: stationary
 
 
 def table(shape: Shape, params: PyTree, positions: jax.Array) -> jax.Array:
@@ -182,16 +186,21 @@ def field(
 
 
 def mixture(
-    shape: Shape, params: PyTree, seen: Sequence[jax.Array], scale: jax.Array, skip: jax.Array
+    shape: Shape,
+    params: PyTree,
+    seen: Sequence[jax.Array],
+    own: Carried,
+    scale: jax.Array,
+    skip: jax.Array,
 ) -> Mixture:
-    """The Gaussians in the head frame, their activity times `scale`."""
+    """The Gaussians in the frame of the geometry that `own` is of, their activity times `scale`."""
     points, diagonal, off = gaussians(shape, params)
-    size = _radius(params) / CAP  # metres to a unit of the grid
+    size = own.growth * _radius(params) / CAP  # metres to a unit of the grid
     encoded = features(shape, params, seen)
     beta = jnp.einsum("btk,pk->btp", encoded, params["readout"], precision="highest")
     nothing = jnp.zeros(diagonal.shape[:2])
     return Mixture(
-        centres=points * size + params["skip"]["centre"][None],
+        centres=points * size + own.origin[None],
         diagonal=diagonal / size,
         off_diagonal=off / size,
         time=nothing,

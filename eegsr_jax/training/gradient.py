@@ -15,15 +15,15 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eegsr_jax.data.pipeline import device_prefetch
+from eegsr_jax.distributed import GAUSSIANS, WINDOWS, along, gathered, place, shard_map, spread
 from eegsr_jax.errors import MethodError
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage
 from eegsr_jax.methods.moments import VALIDATE
 from eegsr_jax.training.journal import Journal
+from eegsr_jax.training.sharding import check_mesh, specs
 from eegsr_jax.training.windows import Windows
 from eegsr_jax.typing import PyTree
-
-WINDOWS = "windows"  # the axis of a mesh over which a batch is spread
 
 
 class State(NamedTuple):
@@ -86,24 +86,26 @@ def step(
 ) -> tuple[State, dict[str, jax.Array]]:
     """One step and its metrics. `batch["eeg"]` is `[batch, M, time]`, `key` that of the stage.
 
-    Pure; to be jitted. On a mesh the batch is spread over the axis "windows".
+    Pure; to be jitted. On a mesh the batch is spread over its axis "windows", and what has points
+    over "gaussians".
     """
     frozen = {name: x for name, x in params.items() if name not in stage.trainable}
 
+    axes = _axes(mesh)
+
     def loss(own, frozen, eeg, key, geometry):
-        keys = _keys(key, eeg.shape[0], 0 if mesh is None else jax.lax.axis_index(WINDOWS))
+        keys = _keys(key, eeg.shape[0], jax.lax.axis_index(WINDOWS) if WINDOWS in axes else 0)
         value, metrics = stage.loss(frozen | own, {"eeg": eeg, "key": keys}, geometry)
         found = {"loss": value} | metrics
-        if mesh is not None:
-            found = {name: jax.lax.pmean(x, WINDOWS) for name, x in found.items()}
+        for axis in axes:  # means over windows and over points: of equal shares, see `check_mesh`
+            found = {name: jax.lax.pmean(x, axis) for name, x in found.items()}
         return found["loss"], found
 
     slope: Any = jax.grad(loss, has_aux=True)
-    if mesh is not None:
-        same, spread = PartitionSpec(), PartitionSpec(WINDOWS)
-        slope = jax.shard_map(
-            slope, mesh=mesh, in_specs=(same, same, spread, same, same), out_specs=same
-        )
+    if mesh is not None and axes:
+        same, own = PartitionSpec(), specs(stage, state.params, mesh)
+        given = own, specs(stage, frozen, mesh), along(mesh, WINDOWS), same, same
+        slope = shard_map(slope, mesh, given, (own, same))
     own_key = jax.random.fold_in(key, state.step)
     gradients, metrics = slope(state.params, frozen, batch["eeg"], own_key, geometry)
     with jax.numpy_dtype_promotion("standard"):  # optax multiplies int32 counts and float32
@@ -117,6 +119,30 @@ def step(
         average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, own)
     metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
     return State(own, average, optimizer, state.step + 1), metrics
+
+
+def score(
+    stage: GradientStage,
+    params: PyTree,
+    batch: dict[str, jax.Array],
+    geometry: Geometry,
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """`stage.score` of a batch, which on a mesh is spread as in `step`."""
+    if mesh is None or not _axes(mesh):
+        return stage.score(params, batch, geometry)
+
+    def share(params, batch, geometry):
+        sums = stage.score(params, batch, geometry)
+        return jax.lax.psum(sums, WINDOWS) if WINDOWS in mesh.axis_names else sums
+
+    given = specs(stage, params, mesh), along(mesh, WINDOWS), PartitionSpec()
+    return shard_map(share, mesh, given, PartitionSpec())(params, batch, geometry)
+
+
+def _axes(mesh: Mesh | None) -> tuple[str, ...]:
+    """Those that one model is spread over."""
+    return tuple(a for a in (WINDOWS, GAUSSIANS) if mesh is not None and a in mesh.axis_names)
 
 
 def order_seed(key: jax.Array) -> int:
@@ -148,30 +174,41 @@ def train_stage(
       geometry: without names (see `loop.nameless`).
       windows: what to train and validate on.
       key: seeds the order of the windows and what the loss draws.
-      mesh: with an axis "windows", over which each batch is spread; params are on all devices.
-      journal: is told of every epoch, keeps what resuming needs, and says when to stop.
+      mesh: with an axis "windows", over which each batch is spread, or "gaussians", over which
+        what has points is, or both. All else is on all devices. With several processes each gives
+        the same arguments, and reads all windows.
+      journal: is told of every epoch, keeps what resuming needs, and says when to stop. Of several
+        processes the first one's is told, and nothing is kept.
 
     Raises:
-      MethodError: no training windows, or a loss or score that is not finite.
+      MethodError: no training windows, a mesh that does not fit, or a loss or score that is not
+        finite.
     """
-    journal = Journal() if journal is None else journal
+    journal = Journal() if journal is None or jax.process_index() else journal
+    resumable = jax.process_count() == 1
     per_epoch = windows.steps(stage.batch_size)
     if per_epoch == 0:
         raise MethodError(f"{stage.name}: there are no training windows")
     steps = per_epoch * stage.epochs
-    state, progress = start(stage, params, steps), Progress()
+    state, progress, given = start(stage, params, steps), Progress(), params
+    if mesh is not None:
+        check_mesh(stage, params, mesh, (WINDOWS, GAUSSIANS))
+        params, state = (place(x, mesh, specs(stage, x, mesh)) for x in (params, state))
+        geometry, key = place((geometry, key), mesh, PartitionSpec())
     best, sums = state.average, None
-    validation = _validation(windows, stage, geometry)
+    validation = _validation(windows, stage, geometry, mesh)
     source = _source(windows, stage, order_seed(key), mesh)
-    if (found := journal.resume(stage.name, (state, best))) is not None:
+    if resumable and (found := journal.resume(stage.name, (state, best))) is not None:
         (state, best), position = found
+        if mesh is not None:
+            state, best = (place(x, mesh, specs(stage, x, mesh)) for x in (state, best))
         progress = Progress(**position["progress"])
         source.set_state(position["data"])
         sums = position["sums"]
     else:
-        score = validation(params)
-        progress = progress._replace(best_score=score)
-        journal.epoch(stage.name, {"epoch": 0, "step": 0, "validate": score})
+        value = validation(params)
+        progress = progress._replace(best_score=value)
+        journal.epoch(stage.name, {"epoch": 0, "step": 0, "validate": value})
     run = _compiled_step(stage, steps, mesh)
     begun, taken = time.perf_counter(), int(state.step)
     first = taken
@@ -181,13 +218,13 @@ def train_stage(
             state, new = run(state, params, next(source), key, geometry)
             metrics = new if metrics is None else jax.tree.map(jnp.add, metrics, new)
             taken += 1
-            if journal.due():
+            if resumable and journal.due():
                 _keep(journal, stage, state, best, progress, source, metrics)
         assert metrics is not None
         means = {name: float(x) / per_epoch for name, x in metrics.items()}
-        score = validation(params | state.average)
-        refuse_not_finite(stage, progress.epoch + 1, means["loss"], score)
-        progress, better = progress.after(score, stage.min_delta)
+        value = validation(params | state.average)
+        refuse_not_finite(stage, progress.epoch + 1, means["loss"], value)
+        progress, better = progress.after(value, stage.min_delta)
         best = state.average if better else best
         pace = (time.perf_counter() - begun) / max(taken - first, 1)
         journal.epoch(
@@ -195,7 +232,7 @@ def train_stage(
             {"epoch": progress.epoch, "step": taken}
             | means
             | {
-                "validate": score,
+                "validate": value,
                 "best_validate": progress.best_score,
                 "best_epoch": progress.best_epoch,
                 "seconds_per_step": pace,
@@ -205,7 +242,7 @@ def train_stage(
         )
         if stage.patience and progress.worse >= stage.patience:
             break
-    return params | best
+    return given | gathered(best, mesh)
 
 
 def warm_up(stage: GradientStage, params: PyTree, geometry: Geometry, windows: Windows) -> PyTree:
@@ -214,9 +251,8 @@ def warm_up(stage: GradientStage, params: PyTree, geometry: Geometry, windows: W
     batch = next(_source(windows, stage, 0, None))
     state = start(stage, params, steps)
     run = _compiled_step(stage, steps, None)
-    return run(state, params, batch, jax.random.key(0), geometry), _validation(
-        windows, stage, geometry
-    )(params)
+    validation = _validation(windows, stage, geometry, None)
+    return run(state, params, batch, jax.random.key(0), geometry), validation(params)
 
 
 def _keep(journal, stage, state, best, progress, source, metrics) -> None:
@@ -238,22 +274,17 @@ def _source(windows: Windows, stage: GradientStage, seed: int, mesh: Mesh | None
     batches = windows.shuffled(stage.batch_size, stage.overlap, seed)
     if mesh is None:
         return device_prefetch(batches)
-    processes, share = jax.process_count(), mesh.shape[WINDOWS]
-    if stage.batch_size % share:
-        raise MethodError(
-            f"{stage.name}: a batch of {stage.batch_size} windows does not divide among {share} "
-            "devices; choose another batch_size or mesh"
-        )
-    count = stage.batch_size // processes
-    rows = slice(jax.process_index() * count, (jax.process_index() + 1) * count)
-    sharding = NamedSharding(mesh, PartitionSpec(WINDOWS))
+    sharding = NamedSharding(mesh, along(mesh, WINDOWS))
+    parts = sharding.addressable_devices_indices_map((stage.batch_size,)).values()
+    every = np.arange(stage.batch_size)
+    rows = np.unique(np.concatenate([every[part] for part in parts if part is not None]))
     return device_prefetch(_Rows(batches, rows), sharding=sharding)
 
 
 class _Rows:
     """Some rows of every batch: the order of windows then does not depend on the processes."""
 
-    def __init__(self, batches: Any, rows: slice):
+    def __init__(self, batches: Any, rows: np.ndarray):
         self._batches, self._rows = iter(batches), rows
         self.get_state, self.set_state = self._batches.get_state, self._batches.set_state
 
@@ -264,26 +295,30 @@ class _Rows:
         return {"eeg": next(self._batches)["eeg"][self._rows]}
 
 
-def _validation(windows: Windows, stage: GradientStage, geometry: Geometry):
+def _validation(windows: Windows, stage: GradientStage, geometry: Geometry, mesh: Mesh | None):
     """Params -> their score on the validation windows; NaN where there are none."""
     eeg = windows.load(VALIDATE)
-    size = min(stage.batch_size, len(eeg))
-    batches = list(_padded(eeg, size)) if size else []
-    run = _compiled_score(stage)
+    size = min(stage.batch_size, len(eeg)) if mesh is None else stage.batch_size
+    batches = list(_padded(eeg, size)) if len(eeg) else []
+    run = _compiled_score(stage, mesh)
 
-    def score(params: PyTree) -> float:
+    def mean(params: PyTree) -> float:
         if not batches:
             return math.nan
-        sums = [run(params, batch, geometry) for batch in batches]
+        given = batches if mesh is None else (spread(batch, mesh) for batch in batches)
+        sums = [run(params, batch, geometry) for batch in given]
         error, power = np.sum([np.asarray(s, np.float64) for s in sums], 0)
         return float(error / power)
 
-    return score
+    return mean
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled_score(stage: GradientStage):
-    return jax.jit(stage.score)
+def _compiled_score(stage: GradientStage, mesh: Mesh | None):
+    def run(params, batch, geometry):
+        return score(stage, params, batch, geometry, mesh)
+
+    return jax.jit(run)
 
 
 def _padded(eeg: np.ndarray, size: int) -> Iterator[dict[str, np.ndarray]]:

@@ -41,7 +41,8 @@ def fit(
         callable is read once, and kept in memory, where a stage shuffles.
       key: for the initial params, the order of the windows and what a loss draws; None is key 0.
       params: start from these instead (to calibrate a trained method to a subject).
-      mesh: with an axis "windows", over which gradient stages spread their batches.
+      mesh: over which gradient stages spread, see `gradient.train_stage`; the rest runs on the
+        default device, of every process.
       journal: metrics and checkpoints of gradient stages; None keeps none.
 
     Returns:

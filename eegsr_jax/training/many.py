@@ -1,7 +1,8 @@
 """Many models at once: subjects, layouts and seeds side by side in one compiled call.
 
 The windows of all subjects lie on the device; an epoch is one call, which scans over steps that are
-mapped over the models. Orders and keys are those of `fit` on each model alone.
+mapped over the models. Orders and keys are those of `fit` on each model alone. On a mesh each
+device of its axis "models" has models of its own.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from eegsr_jax.data.pipeline import Order
+from eegsr_jax.distributed import AXES, MODELS, WINDOWS, along, gathered, place
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage, Method, MomentStage
 from eegsr_jax.methods.moments import TRAIN, VALIDATE
@@ -24,6 +27,7 @@ from eegsr_jax.training.gradient import (
     State,
     order_seed,
     refuse_not_finite,
+    score,
     start,
     step,
 )
@@ -36,6 +40,7 @@ from eegsr_jax.training.loop import (
     solve,
     stage_keys,
 )
+from eegsr_jax.training.sharding import check_mesh, specs
 from eegsr_jax.training.windows import Windows
 from eegsr_jax.typing import PyTree
 
@@ -49,17 +54,28 @@ class Task(NamedTuple):
 
 
 def fit_many(
-    method: Method, tasks: Sequence[Task], *, journal: Journal | None = None
+    method: Method,
+    tasks: Sequence[Task],
+    *,
+    mesh: Mesh | None = None,
+    journal: Journal | None = None,
 ) -> list[PyTree]:
     """Params of each task, as `training.loop.fit` would give them one by one.
 
     Models whose arrays have the same shapes and that take the same number of steps are trained in
     one compiled call; a layout of another size makes another group.
 
+    Args:
+      method: what to train.
+      tasks: the models.
+      mesh: with an axis "models", over which each group is spread, the last model filling it up;
+        "windows" and "gaussians" may divide each model further, as in `fit`.
+      journal: metrics, means over the models of a group.
+
     Raises:
       MethodError: see `fit`.
     """
-    journal = Journal() if journal is None else journal
+    journal = Journal() if journal is None or jax.process_index() else journal
     keys = [stage_keys(method, task.key) for task in tasks]
     params = [initial(method, t.geometry, k[0]) for t, k in zip(tasks, keys, strict=True)]
     for number, stage in enumerate(method.stages):
@@ -67,7 +83,7 @@ def fit_many(
         if isinstance(stage, MomentStage):
             params = _moments(stage, params, tasks, shared=number == 0)
         else:
-            params = _gradients(stage, params, tasks, own, journal)
+            params = _gradients(stage, params, tasks, own, mesh, journal)
         for each in params:
             refuse_nan(method, each)
     return params
@@ -84,21 +100,32 @@ def _moments(stage: MomentStage, params, tasks: Sequence[Task], shared: bool) ->
     return solved
 
 
-def _gradients(stage: GradientStage, params, tasks, keys, journal: Journal) -> list[PyTree]:
+def _gradients(stage: GradientStage, params, tasks, keys, mesh, journal) -> list[PyTree]:
     groups: dict[Any, list[int]] = {}
     for number, (each, task) in enumerate(zip(params, tasks, strict=True)):
         shapes = tuple(np.shape(x) for x in jax.tree.leaves((each, nameless(task.geometry))))
         groups.setdefault((shapes, task.windows.steps(stage.batch_size)), []).append(number)
     out = list(params)
     for (_, per_epoch), members in groups.items():
-        chosen = [[x[i] for i in members] for x in (params, tasks, keys)]
-        trained = _train_group(stage, *chosen, per_epoch, journal)
+        short = 0 if mesh is None else -len(members) % mesh.shape.get(MODELS, 1)
+        filled = members + members[-1:] * short
+        trained = _train_group(
+            stage,
+            *([x[i] for i in filled] for x in (params, tasks, keys)),
+            count=len(members),
+            per_epoch=per_epoch,
+            mesh=mesh,
+            journal=journal,
+        )
         for number, each in zip(members, trained, strict=True):
             out[number] = each
     return out
 
 
-def _train_group(stage, params, tasks, keys, per_epoch: int, journal: Journal) -> list[PyTree]:
+def _train_group(
+    stage, params, tasks, keys, *, count: int, per_epoch: int, mesh: Mesh | None, journal: Journal
+) -> list[PyTree]:
+    """Params of the first `count` models; those after them fill a mesh."""
     sets = list({id(task.windows): task.windows for task in tasks}.values())
     which = np.array([[w is task.windows for w in sets].index(True) for task in tasks])
     loaded = [w.load(TRAIN, stage.overlap) for w in sets]
@@ -109,17 +136,27 @@ def _train_group(stage, params, tasks, keys, per_epoch: int, journal: Journal) -
     data, steps = _stacked(loaded), per_epoch * stage.epochs
     given, where, key = _stack(params), _stack([nameless(t.geometry) for t in tasks]), _stack(keys)
     states = _stack([start(stage, each, steps) for each in params])
-    score = _validation(stage, sets, which, where)
-    scores = score(given)
+    sets_of = which
+    if mesh is not None:
+        check_mesh(stage, params[0], mesh, AXES)
+        given, states = (place(x, mesh, _specs(stage, x, mesh)) for x in (given, states))
+        where, key, sets_of = place((where, key, which), mesh, along(mesh, MODELS))
+        data = place(data, mesh, PartitionSpec())
+    score_all = _validation(stage, sets, which, where, mesh)
+    scores = score_all(given)
     progress = [Progress(best_score=float(s)) for s in scores]
     best, done = states.average, np.zeros(len(tasks), bool)
-    run, begun = _compiled_epoch(stage, steps), time.perf_counter()
-    journal.epoch(stage.name, {"epoch": 0, "step": 0, "validate": float(np.mean(scores))})
+    run, begun = _compiled_epoch(stage, steps, mesh), time.perf_counter()
+    start_score = float(np.mean(scores[:count]))
+    journal.epoch(stage.name, {"epoch": 0, "step": 0, "validate": start_score})
     for epoch in range(1, stage.epochs + 1):
         numbers = range((epoch - 1) * per_epoch, epoch * per_epoch)
         rows = np.stack([[order(n) for order in orders] for n in numbers])
-        states, metrics = run(states, given, data, which, rows, key, where)
-        scores = score(given | states.average)
+        if mesh is not None:
+            rows = place(rows, mesh, along(mesh, MODELS, 1))
+        states, metrics = run(states, given, data, sets_of, rows, key, where)
+        metrics = gathered(metrics, mesh)
+        scores = score_all(given | states.average)
         better = np.zeros(len(tasks), bool)
         for i, value in enumerate(scores):
             refuse_not_finite(stage, epoch, float(metrics["loss"][i]), float(value))
@@ -130,12 +167,12 @@ def _train_group(stage, params, tasks, keys, per_epoch: int, journal: Journal) -
         pace = (time.perf_counter() - begun) / epoch
         journal.epoch(
             stage.name,
-            {"epoch": epoch, "step": epoch * per_epoch, "models": len(tasks)}
-            | {name: float(np.mean(x)) for name, x in metrics.items()}
+            {"epoch": epoch, "step": epoch * per_epoch, "models": count}
+            | {name: float(np.mean(x[:count])) for name, x in metrics.items()}
             | {
-                "validate": float(np.mean(scores)),
-                "best_validate": float(np.mean([p.best_score for p in progress])),
-                "best_epoch": int(np.median([p.best_epoch for p in progress])),
+                "validate": float(np.mean(scores[:count])),
+                "best_validate": float(np.mean([p.best_score for p in progress[:count]])),
+                "best_epoch": int(np.median([p.best_epoch for p in progress[:count]])),
                 "seconds_per_step": pace / per_epoch,
             },
             remaining=pace * (stage.epochs - epoch),
@@ -143,25 +180,43 @@ def _train_group(stage, params, tasks, keys, per_epoch: int, journal: Journal) -
         )
         if done.all():
             break
-    return [each | jax.tree.map(lambda x, i=i: x[i], best) for i, each in enumerate(params)]
+    best = gathered(best, mesh)
+    return [each | jax.tree.map(lambda x, i=i: x[i], best) for i, each in enumerate(params[:count])]
+
+
+def _specs(stage: GradientStage, tree: PyTree, mesh: Mesh) -> PyTree:
+    """As `sharding.specs`, of stacked models."""
+    return jax.tree.map(
+        lambda own: PartitionSpec(*along(mesh, MODELS) or (None,), *own), specs(stage, tree, mesh)
+    )
+
+
+def _over_models(function, mesh: Mesh | None, in_specs, out_specs):
+    """Each device of the axis "models" runs the function on its own models."""
+    if mesh is None or MODELS not in mesh.axis_names:
+        return jax.jit(function)
+    spread = {"in_specs": in_specs, "out_specs": out_specs, "axis_names": {MODELS}}
+    return jax.jit(jax.shard_map(function, mesh=mesh, **spread))
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled_epoch(stage: GradientStage, steps: int):
+def _compiled_epoch(stage: GradientStage, steps: int, mesh: Mesh | None):
+    def run(state, params, batch, key, geometry):
+        return step(stage, steps, state, params, batch, key, geometry, mesh)
+
     def epoch(states: State, params, data, which, rows, keys, where):
         def one(states, rows):
             eeg = data[which[:, None], rows]  # [model, batch, M, time]
-            return jax.vmap(functools.partial(step, stage, steps))(
-                states, params, {"eeg": eeg}, keys, where
-            )
+            return jax.vmap(run)(states, params, {"eeg": eeg}, keys, where)
 
         states, metrics = jax.lax.scan(one, states, rows)
         return states, jax.tree.map(lambda x: x.mean(0), metrics)
 
-    return jax.jit(epoch)
+    own, whole, second = PartitionSpec(MODELS), PartitionSpec(), PartitionSpec(None, MODELS)
+    return _over_models(epoch, mesh, (own, own, whole, own, second, own, own), own)
 
 
-def _validation(stage: GradientStage, sets: Sequence[Windows], which: np.ndarray, where):
+def _validation(stage, sets: Sequence[Windows], which: np.ndarray, where, mesh: Mesh | None):
     """Stacked params -> the score of every model."""
     own = [w.load(VALIDATE) for w in sets]
     size, most = stage.batch_size, max(len(eeg) for eeg in own)
@@ -171,12 +226,16 @@ def _validation(stage: GradientStage, sets: Sequence[Windows], which: np.ndarray
         left = np.array([len(x) - begin for x in own])
         part = np.where(np.arange(size)[None] < left[:, None], VALIDATE, -1).astype(np.int32)
         batches.append({"eeg": jnp.asarray(eeg[which]), "part": jnp.asarray(part[which])})
-    run = _compiled_scores(stage)
+    if mesh is not None:
+        rows = PartitionSpec(*along(mesh, MODELS) or (None,), *along(mesh, WINDOWS))
+        batches = place(batches, mesh, rows)
+    run = _compiled_scores(stage, mesh)
 
     def scores(params: PyTree) -> np.ndarray:
         if not batches:
             return np.full(len(which), np.nan)
-        sums = np.sum([np.asarray(run(params, b, where), np.float64) for b in batches], 0)
+        found = gathered([run(params, batch, where) for batch in batches], mesh)
+        sums = np.sum([np.asarray(x, np.float64) for x in found], 0)
         with np.errstate(invalid="ignore"):
             return sums[:, 0] / sums[:, 1]
 
@@ -184,8 +243,12 @@ def _validation(stage: GradientStage, sets: Sequence[Windows], which: np.ndarray
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled_scores(stage: GradientStage):
-    return jax.jit(jax.vmap(stage.score))
+def _compiled_scores(stage: GradientStage, mesh: Mesh | None):
+    def run(params, batch, geometry):
+        return score(stage, params, batch, geometry, mesh)
+
+    own = PartitionSpec(MODELS)
+    return _over_models(jax.vmap(run), mesh, own, own)
 
 
 def _at_least(eeg: np.ndarray, size: int) -> np.ndarray:

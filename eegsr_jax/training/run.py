@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from eegsr_jax import config, geometry, methods
 from eegsr_jax.data.preprocessing import Preprocessing
@@ -90,11 +91,12 @@ class Card:
     version: str
 
 
-def train(experiment: Experiment, store: Store, out: Path) -> Card:
+def train(experiment: Experiment, store: Store, out: Path, *, mesh: Mesh | None = None) -> Card:
     """Train on a store into the run directory `out`, or go on where training stopped.
 
     SIGTERM and SIGUSR1 make a deep method save after its current step, and exit with status 0; the
-    same call then goes on to the same result, bit for bit.
+    same call then goes on to the same result, bit for bit. `mesh` is for deep methods, see
+    `training.loop.fit`.
 
     Raises:
       ConfigError: `out` is complete, holds another experiment, or is no run directory; or nothing
@@ -116,7 +118,7 @@ def train(experiment: Experiment, store: Store, out: Path) -> Card:
     long = any(isinstance(stage, GradientStage) for stage in method.stages)
     with journal.stopping() if long else nullcontext():
         key = jax.random.key(experiment.seed)
-        params = fit(method, where, windows, key=key, journal=journal)
+        params = fit(method, where, windows, key=key, mesh=mesh, journal=journal)
     if out.exists():
         save_params(out / _PARAMS, params)
         journal.close()

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from eegsr_jax.data.store import Store
 from eegsr_jax.errors import ConfigError
@@ -25,11 +26,13 @@ from eegsr_jax.training.run import (
 from eegsr_jax.training.windows import StoreWindows
 
 
-def train_sweep(experiments: Sequence[Experiment], store: Store, out: Path) -> list[Path]:
+def train_sweep(
+    experiments: Sequence[Experiment], store: Store, out: Path, *, mesh: Mesh | None = None
+) -> list[Path]:
     """Train every experiment into a run directory of `out`; complete ones are left as they are.
 
     Experiments of one method are trained together (`training.many`): their subjects, layouts and
-    seeds may differ.
+    seeds may differ. A mesh with an axis "models" spreads them.
 
     Returns:
       The run directories, in the order of the experiments.
@@ -64,7 +67,7 @@ def train_sweep(experiments: Sequence[Experiment], store: Store, out: Path) -> l
             writers=trials[0][0].writers,
         )
         for (experiment, folder, own), task, params in zip(
-            trials, tasks, fit_many(method, tasks, journal=journal), strict=True
+            trials, tasks, fit_many(method, tasks, mesh=mesh, journal=journal), strict=True
         ):
             write_run(folder, card_of(experiment, own), task.geometry, params)
     return folders

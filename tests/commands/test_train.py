@@ -48,6 +48,12 @@ def test_a_config_file_with_changes(good, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.py", "run", "store"]
 
 
+def test_a_mesh_that_cannot_be_is_refused(tmp_path, capsys):
+    assert main(["train", f"--workdir={tmp_path / 'run'}", "--mesh=time:2"]) == 2
+    assert "mesh 'time:2': 'time:2'; expected AXIS:SIZE" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("config", sorted(Path(__file__).parents[2].glob("configs/*.py")))
 def test_the_configs_that_come_with_the_project_are_valid(config, tmp_path, capsys):
     """Everything up to the data, which are not here."""

@@ -187,6 +187,35 @@ def test_floors_are_printed_once_a_layout(table):
 # ----------------------------------------------------------------------------------- references
 
 
+DEEP = (
+    "emag(lags=2,resolution=4,components=4,widths=(2,),features=8,epochs=2,batch_size=8),"
+    "emag_paper(sfreq={sfreq},samples={samples},resolution=4,groups=1,epochs=1,init='window'),"
+    "lagged_ridge(lags=2)"
+)
+
+
+def test_deep_methods_have_a_row_for_every_seed(store):
+    sfreq = store.recordings[0].sfreq
+    window = WITHIN.window(sfreq)
+    methods = mt.parse(DEEP.format(sfreq=sfreq, samples=window))
+    folds = WITHIN.folds(store, RUNS)
+    rows, stretch = compare(folds, WITHIN, methods, ["spread:8"], seeds=(0, 1))
+    deep, paper, ridge = methods
+    assert [r["training_seed"] for r in rows] == [0, 1, 0, 1, None]
+    assert all(np.isfinite(r["nmse_missing"]) for r in rows)
+    first, second = (r["nmse_missing"] for r in of(rows, method=paper))
+    assert first != second
+    # The ridge comes first in one of them: it cannot be far from it.
+    (alone,) = of(rows, method=ridge)
+    assert of(rows, method=deep)[0]["nmse_missing"] < 1.1 * alone["nmse_missing"]
+    # Longer than the window that a method is bound to, a stretch is put together.
+    assert stretch.truth.shape[1] > window
+    assert all(np.isfinite(x).all() for x in stretch.mean.values())
+    with pytest.raises(ConfigError, match=f"bound to windows of {window + 1} samples.*samples="):
+        wrong = mt.parse(DEEP.format(sfreq=sfreq, samples=window + 1))
+        compare(folds, WITHIN, wrong, ["spread:8"])
+
+
 def spy_on_inputs(seen: list[np.ndarray]) -> Method:
     """Predicts zero and keeps what it was given."""
 

@@ -144,10 +144,67 @@ def test_electrodes_that_were_never_trained_on(method, params, geometry, windows
     # The linear part there is the spline of the linear part at the trained electrodes.
     alone = params | {"gain": jnp.zeros(())}
     at_cap = np.asarray(reconstruct(method, alone, geometry, observed).mean, np.float64)
-    spline = spline_matrix(geometry.target, wider.target[27:], geometry.centre)
+    own = [params["skip"][name] for name in ("order", "smoothing")]
+    spline = spline_matrix(geometry.target, wider.target[27:], geometry.centre, *own)
     carried = np.einsum("nm,bmt->bnt", spline, at_cap)
     found = reconstruct(method, alone, wider, observed).mean[:, 27:]
     np.testing.assert_allclose(found, carried, atol=2e-3 * size)
+
+
+def test_another_head_is_moved_and_scaled_to_the_trained_one(method, params, geometry, windows):
+    observed = windows[0][180:182, np.asarray(geometry.observed_index)]
+    here = reconstruct(method, params, geometry, observed)
+    shift, growth = np.array([0.004, -0.013, 0.02]), 1.08
+    centre = np.asarray(geometry.centre)
+    table = montage("standard_1005")
+    moved = {n: (table[n] - centre) * growth + centre + shift for n in NAMES}
+    other = make_geometry(OBSERVED, NAMES, moved, centre=centre + shift)
+    there = reconstruct(method, params, other, observed)
+    size = np.abs(here.mean).max()
+    np.testing.assert_allclose(there.mean, here.mean, atol=1e-4 * size)
+    np.testing.assert_allclose(there.std, here.std, rtol=1e-2)
+    found = method.mixture(params, other, jnp.asarray(observed))
+    expected = method.mixture(params, geometry, jnp.asarray(observed))
+    np.testing.assert_allclose(
+        found.centres, (np.asarray(expected.centres) - centre) * growth + centre + shift, atol=1e-5
+    )
+
+
+def test_inputs_that_are_elsewhere_are_brought_to_their_places(method, params, geometry, windows):
+    """A smooth potential, given at other electrodes, is estimated as from the trained ones."""
+    table = montage("standard_1005")
+    names = ("AF3", "F6", "C1", "C6", "P5", "POz", "O1", "F1", "Cz", "T7")
+    cap = {n: table[n] for n in (*NAMES, *names)}
+    other = make_geometry(names, NAMES, cap, centre=geometry.centre)
+
+    def smooth(places):
+        return np.asarray(places - geometry.centre[None]) @ np.array([1.0, 2.0, -1.0]) * 1e-4
+
+    waves = np.sin(np.arange(80) / 5)[None, None]
+    given = (smooth(other.observed)[None, :, None] * waves).astype(np.float32)
+    trained = (smooth(geometry.observed)[None, :, None] * waves).astype(np.float32)
+    alone = params | {"gain": jnp.zeros(())}
+    found = np.asarray(reconstruct(method, alone, other, given).mean)
+    expected = np.asarray(reconstruct(method, alone, geometry, trained).mean)
+    both = np.isin(
+        np.arange(27), [NAMES.index(n) for n in NAMES if n not in OBSERVED + list(names)]
+    )
+    assert np.corrcoef(found[:, both].ravel(), expected[:, both].ravel())[0, 1] > 0.95
+    assert reconstruct(method, params, other, given).mean.shape == (1, 27, 80)
+
+
+def test_an_input_that_says_nothing_is_not_blown_up(method, geometry, windows):
+    """After an average reference one component is rounding noise."""
+    eeg, part = windows
+    index = np.asarray(geometry.observed_index)
+    eeg = eeg - eeg[:, index].mean(1, keepdims=True)
+    short = emag(**(SMALL | {"components": len(OBSERVED)}), epochs=1, batch_size=8)
+    params = fit(short, geometry, lambda: [{"eeg": eeg[part < 2], "part": part[part < 2]}])
+    assert np.asarray(params["standard"]["bands"]).max() < 100
+    x = eeg[180:181, index]
+    size = np.abs(x).max()
+    plain, offset = (reconstruct(short, params, geometry, y).mean for y in (x, x + 1e-4 * size))
+    assert np.abs(plain - offset).max() < 1e-2 * size
 
 
 def test_the_field_is_continuous_and_differentiable_in_the_positions(

@@ -183,6 +183,11 @@ def test_eight_devices_are_one(windows, geometry, axis_type):
     mesh = jax.make_mesh((8,), ("windows",), axis_types=(axis_type,))
     spread = train(windows, geometry, stage, mesh=mesh)
     np.testing.assert_allclose(spread["map"], alone["map"], rtol=0, atol=2e-6)
+    first = Notes(stop_at=3)
+    with pytest.raises(SystemExit):
+        train(windows, geometry, stage, mesh=mesh, journal=first)
+    resumed = train(windows, geometry, stage, mesh=mesh, journal=Notes(kept=first.kept))
+    np.testing.assert_array_equal(resumed["map"], spread["map"])
 
 
 def test_a_batch_that_does_not_divide_is_refused(windows, geometry):

@@ -1,0 +1,1 @@
+"""Diffusion of arrays of any meaning: noise levels, grids, predictions, steppers, sampling."""
