@@ -1,0 +1,177 @@
+"""The denoiser as released: linear in its input but for norms, gated by the condition.
+
+The released one convolves, normalises over the whole plane of units and samples, and adds gated
+conditions; it reads no step. Between the gates everything is a product of spectra, so here it runs
+on Fourier coefficients (`nn.fourier`): only the gated conditions, which do not depend on the input,
+are formed over samples. `prepare` is made once from the parameters, `condition_terms` once a
+window, `constant_terms` once a step; what is left for each step of each window are `gated` and
+`denoise`. Arrays between them have the channels before time: transforms run along the last axis.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eegsr_jax.nn import fourier
+from eegsr_jax.nn.grouped import ChannelConvolution, expand, merge
+from eegsr_jax.nn.layers import uniform
+from eegsr_jax.nn.long_convolution import LongConvolution
+from eegsr_jax.typing import PyTree
+
+EPSILON = 1e-5
+GATE_BIAS = -2.0
+
+
+class Denoiser(nn.Module):
+    """The noise in `[batch, time, latent]`, given a condition and a residual of that shape.
+
+    Attributes:
+      latent: channels.
+      units: hidden units of each.
+      blocks: long convolutions, one behind the other.
+      taps, scales: of each of them.
+      width, width_out: taps of the first and of the last convolution.
+      dtype: in which gates are computed; the rest in that of inputs and parameters.
+    """
+
+    latent: int = 32
+    units: int = 12
+    blocks: int = 4
+    taps: int = 17
+    scales: int = 4
+    width: int = 7
+    width_out: int = 7
+    dtype: Any = None
+
+    def setup(self):
+        """Declares the parameters."""
+        hidden = self.latent * self.units
+        self.enter, self.condition, self.residual = (
+            ChannelConvolution(self.latent, self.units, self.width) for _ in range(3)
+        )
+        self.leave = ChannelConvolution(self.latent, self.units, self.width_out, merge=True)
+        self.long = [LongConvolution(hidden, self.taps, self.scales) for _ in range(self.blocks)]
+        start = nn.initializers.constant(GATE_BIAS)
+        self.gate_kernel = self.param("gate_kernel", uniform(hidden), (self.blocks, hidden, hidden))
+        self.gate_bias = self.param("gate_bias", start, (self.blocks, hidden))
+
+    def prepare(self, length: int) -> PyTree:
+        """All that depends on the parameters alone, for latents of `length` samples.
+
+        Raises:
+          ConfigError: too few samples for the long convolution.
+        """
+        bias = self.condition.bias.reshape(-1)
+        constant = jnp.einsum("gij,j->gi", self.gate_kernel, bias, precision="highest")
+        dtype = self.dtype or self.gate_kernel.dtype
+        return {
+            "enter": self.enter.prepare(length),
+            "condition": self.condition.prepare(length),
+            "residual": self.residual.prepare(length),
+            "leave": self.leave.prepare(length),
+            "long": jnp.stack([block.spectrum(length) for block in self.long]),
+            "gate": {
+                "kernel": self.gate_kernel.astype(dtype),
+                "bias": (self.gate_bias + constant).astype(dtype),
+            },
+        }
+
+    def __call__(
+        self, x: jax.Array, cond: jax.Array | None = None, res: jax.Array | None = None
+    ) -> jax.Array:
+        """The noise; without a condition, or a residual, nothing is added for it."""
+        prepared = self.prepare(x.shape[1])
+        added = None
+        if cond is not None:
+            added = gated(prepared, condition_terms(prepared, cond))
+        if res is not None:
+            further = residual_terms(prepared, res)
+            added = further if added is None else added + further
+        noise = denoise(prepared, fourier.coefficients(x.swapaxes(1, 2)), added)
+        return fourier.from_coefficients(noise).swapaxes(1, 2)
+
+
+def condition_terms(prepared: PyTree, cond: jax.Array) -> dict[str, jax.Array]:
+    """What gates are made of: linear in a condition `[batch, time, latent]`, without the biases.
+
+    Returns:
+      "value" `[batch, unit, time]` and "gate" `[batch, block, unit, time]`.
+    """
+    spectrum = expand(prepared["condition"], fourier.spectrum(cond.swapaxes(1, 2)))
+    return _terms(prepared, fourier.samples(spectrum, cond.shape[1]))
+
+
+def constant_terms(prepared: PyTree, cond: jax.Array) -> dict[str, jax.Array]:
+    """The same of conditions `[n, latent]` that stay the same over time, of which there is one."""
+    gain = prepared["condition"]["spectrum"][..., 0].real
+    value = gain[None] * cond[:, :, None]
+    return _terms(prepared, value.reshape(len(cond), -1, 1))
+
+
+def gated(prepared: PyTree, terms: dict[str, jax.Array]) -> jax.Array:
+    """What each block adds, `[batch, block, unit, frequency]`, from the terms of its condition."""
+    gate, bias = prepared["gate"], prepared["condition"]["bias"]
+    value = terms["value"] + bias.reshape(1, -1, 1).astype(terms["value"].dtype)
+    opened = nn.sigmoid(terms["gate"] + gate["bias"][None, ..., None])
+    return fourier.spectrum((opened * value[:, None]).astype(bias.dtype))
+
+
+def residual_terms(prepared: PyTree, res: jax.Array) -> jax.Array:
+    """What a residual `[batch, time, latent]` adds to a block: `[batch, 1, unit, frequency]`."""
+    own, length = prepared["residual"], res.shape[1]
+    found = expand(own, fourier.spectrum(res.swapaxes(1, 2)))
+    return _with_bias(found, own["bias"], length)[:, None]
+
+
+def denoise(prepared: PyTree, x: jax.Array, added: jax.Array | None) -> jax.Array:
+    """The coefficients of the noise from those of the input, `[batch, latent, time]`.
+
+    Args:
+      prepared: by `Denoiser.prepare`.
+      x: `fourier.coefficients` of the input.
+      added: in each block, `[batch, block or 1, unit, frequency]`; None for nothing.
+    """
+    length, kernels = x.shape[-1], prepared["long"]
+    y = expand(prepared["enter"], fourier.to_spectrum(x))
+    y = _with_bias(y, prepared["enter"]["bias"], length)
+    if added is not None:
+        added = jnp.broadcast_to(added, (len(x), *kernels.shape))
+    for block, kernel in enumerate(kernels):
+        y = y + kernel[None] * _normalised(y, length)
+        if added is not None:
+            y = y + added[:, block]
+    noise = _with_bias(merge(prepared["leave"], y), prepared["leave"]["bias"], length)
+    return fourier.from_spectrum(noise, length)
+
+
+def _terms(prepared: PyTree, value: jax.Array) -> dict[str, jax.Array]:
+    kernel = prepared["gate"]["kernel"]
+    value = value.astype(kernel.dtype)
+    gate = jnp.einsum("gij,bjt->bgit", kernel, value, precision="highest")
+    return {"value": value, "gate": gate}
+
+
+def _normalised(y: jax.Array, length: int) -> jax.Array:
+    """Mean 0 and variance 1 over all units and samples, from the orthonormal spectrum."""
+    units = y.shape[1]
+    mean = y[..., 0].real.mean(1)  # of the coefficients at frequency 0
+    y = y - _at_zero(mean[:, None], y)
+    weights = jnp.asarray(fourier.power_weights(length), mean.dtype)
+    power = jnp.sum((y.real**2 + y.imag**2) * weights[None, None], (1, 2)) / (units * length)
+    return y * jax.lax.rsqrt(power + EPSILON).astype(y.dtype)[:, None, None]
+
+
+def _with_bias(y: jax.Array, bias: jax.Array, length: int) -> jax.Array:
+    return y + _at_zero(np.sqrt(length).astype(bias.dtype) * bias.reshape(1, -1), y)
+
+
+def _at_zero(value: jax.Array, like: jax.Array) -> jax.Array:
+    """A value at frequency 0 and none elsewhere, to be added to a spectrum."""
+    first = np.zeros((1, 1, like.shape[-1]), value.dtype)
+    first[..., 0] = 1
+    return (value[..., None] * first).astype(like.dtype)
