@@ -342,26 +342,18 @@ def transfer(root: str, folder: Path, work: Path, seeds: int) -> dict[str, Any]:
     # The field is not linear: how loud the recording is matters, and its inputs tell that.
     given_rms = np.sqrt((truth[:, given] ** 2).mean())
     train_rms = np.sqrt((trains.load(0)[:, index] ** 2).mean())
-    # What a spline makes of the inputs where the model's own inputs were, against its own mean.
-    own = replace(there, target=here.target, observed_index=jnp.full_like(here.observed_index, -1))
-    back = replace(here, target=there.observed, observed_index=own.observed_index)
-    moved = rendered(untrained("spherical_spline", back), back, truth[:, given])[0]
 
-    def scored(model: Model, carried: bool = False, gain: float = 1.0) -> dict[str, np.ndarray]:
-        where, eeg = (own, moved) if carried else (here, truth[:, given])
-        common = eeg.mean(1, keepdims=True)
-        mean, std = rendered(model, where, eeg - common, gain)
-        return measure(truth, mean + common, std)
+    def scored(model: Model, gain: float = 1.0) -> dict[str, np.ndarray]:
+        mean, std = rendered(model, here, truth[:, given], gain)
+        return measure(truth, mean, std)
 
     gain = float(train_rms / given_rms)
     scores = {name: [scored(model)] for name, model in models.items()}
     fieldless = without_field(seeded[0])
     scores |= {
         FIELDLESS: [scored(fieldless)],
-        FIELDLESS + ", inputs carried": [scored(fieldless, True)],
         "emag": [scored(model) for model in seeded],
-        "emag, inputs scaled": [scored(model, gain=gain) for model in seeded],
-        "emag, inputs carried and scaled": [scored(model, True, gain) for model in seeded],
+        "emag, inputs scaled": [scored(model, gain) for model in seeded],
     }
     positions = array(cap)
     away = np.linalg.norm(positions[:, None] - array(cap, inputs)[None], axis=-1).min(1)
