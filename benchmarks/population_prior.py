@@ -23,7 +23,7 @@ from eegsr_jax.data.segments import whole
 from eegsr_jax.evaluation.metrics import Scores
 from eegsr_jax.methods.gaussian import POPULATION_PENALTY
 from eegsr_jax.training.loop import fit, jitted, nameless
-from eegsr_jax.training.windows import layout_geometry, shared_channels, training_windows
+from eegsr_jax.training.windows import StoreWindows, layout_geometry, shared_channels
 
 SUBJECTS = tuple(str(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14))
 KERNEL_SHARE = 0.5  # not tuned: as much kernel as population
@@ -47,17 +47,15 @@ def train(root: str) -> dict[str, np.ndarray]:
             any_reference=True,
         )
 
-        def batches():  # every fourth subject validates: it sets the error bars
-            return training_windows(
-                made,
-                [s for i, s in enumerate(segments) if i % 4],
-                segments[::4],
-                window=window,
-                batch_size=32,
-                channels=channels,
-            )
-
-        params = fit(method, where, batches)
+        windows = StoreWindows(
+            store=made,
+            train=tuple(s for i, s in enumerate(segments) if i % 4),
+            validate=tuple(segments[::4]),  # every fourth subject sets the error bars
+            window=window,
+            batch_size=32,
+            channels=channels,
+        )
+        params = fit(method, where, windows)
     kept = ("positions", "centre", "covariance", "inflation")
     return {name: np.asarray(params[name], np.float32) for name in kept}
 

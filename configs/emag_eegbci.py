@@ -2,7 +2,8 @@
 
 eegsr train --config=configs/emag_eegbci.py --workdir=runs/emag --set root=FOLDER
 
-Expected, S001, trained on runs 3-10 and tested on runs 11-14: missing NMSE 0.0318 (lagged ridge 0.0331).
+Expected, S001, trained on runs 3-10 and tested on runs 11-14: missing NMSE 0.0318 (lagged ridge:
+0.0331).
 """
 
 from eegsr_jax.data.preprocessing import PREPROCESSING
