@@ -20,7 +20,7 @@ from eegsr_jax.data import datasets
 from eegsr_jax.data.store import Store, prepare
 from eegsr_jax.distributed import make_mesh
 from eegsr_jax.errors import ConfigError
-from eegsr_jax.training.run import Experiment, refuse_finished, train
+from eegsr_jax.training.run import Experiment, one_method, refuse_finished, train
 from eegsr_jax.training.sweep import train_sweep
 
 ARGUMENTS = ()
@@ -70,6 +70,7 @@ def _store(values: flags.FlagValues, experiments: Sequence[Experiment], out: Pat
                 f"{values.config}: get_config() returned {type(experiment).__name__}; expected "
                 "training.run.Experiment"
             )
+        one_method(experiment.method)  # told before hours of reading
         for name in ("dataset", "root", "preprocessing"):
             if getattr(experiment, name) != getattr(experiments[0], name):
                 raise ConfigError(f"{values.config}: sweep() changes {name}; sweep one data set")

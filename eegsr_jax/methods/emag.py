@@ -21,7 +21,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eegsr_jax.errors import ConfigError
 from eegsr_jax.gaussians.mixture import Mixture
+from eegsr_jax.gaussians.precision import COVARIANCE
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import moments as mo
 from eegsr_jax.methods import stationary_field as sf
@@ -77,7 +79,20 @@ def emag(
       average: decay of the running average of the weights.
       patience: epochs without a better validation score after which training ends, and the best
         is kept; 0 trains to the end, and keeps that.
+
+    Raises:
+      ConfigError: an option that cannot be.
     """
+    _refuse(
+        groups=(groups, 1 <= groups <= len(sf.SIZES), f"1 to {len(sf.SIZES)}"),
+        covariance=(covariance, covariance in COVARIANCE, f"one of {', '.join(COVARIANCE)}"),
+        components=(components, components > 0, "1 or more"),
+        widths=(widths, all(w in (2, 4, 8, 16, 32, 64, 128) for w in widths), "powers of two"),
+        features=(features, features > 0, "1 or more"),
+        dropout=(dropout, len(dropout) == 3 and max(dropout) < 1, "three shares below 1"),
+        batch_size=(batch_size, batch_size > 0, "1 or more"),
+        average=(average, average < 1, "below 1"),
+    )
     network = GatedMLP(features, blocks, (dropout[0], dropout[1], dropout[2]))
     near = lags + lags % 2
     shape = sf.Shape(near, tuple(widths), components, network, resolution, groups, covariance)
@@ -173,6 +188,12 @@ def _plan(shape: sf.Shape, params: PyTree, geometry: Geometry, own: Carried) -> 
         "encoder": params["encoder"],
         "table": params["gain"] * params["skip"]["scale"] * sf.table(shape, params, own.target),
     }
+
+
+def _refuse(**options: tuple[Any, bool, str]) -> None:
+    for name, (value, good, expected) in options.items():
+        if not good:
+            raise ConfigError(f"emag: {name}={value!r}; expected {expected}")
 
 
 def _both(shape, params, eeg, geometry):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eegsr_jax.errors import ConfigError
 from eegsr_jax.gaussians import precision
 from eegsr_jax.gaussians.render import render
 from eegsr_jax.geometry import make_geometry, montage
@@ -241,3 +242,19 @@ def test_components_are_white_and_the_largest_first(params, geometry, windows):
     covariance = white @ white.T / white.shape[1]
     np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=5e-3)
     assert np.diag(covariance).max() < 1.001 and (np.diff(np.diag(covariance)) < 1e-4).all()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"groups": 4}, "groups=4; expected 1 to 3"),
+        ({"covariance": "full"}, "covariance='full'; expected one of full_4d"),
+        ({"widths": (3,)}, r"widths=\(3,\); expected powers of two"),
+        ({"dropout": (0.1, 0.5)}, r"dropout=\(0.1, 0.5\); expected three shares below 1"),
+        ({"average": 1.0}, "average=1.0; expected below 1"),
+        ({"resolution": 2}, "resolution 2.*use a resolution of 3 or more"),
+    ],
+)
+def test_options_that_cannot_be_are_named(geometry, option, words):
+    with pytest.raises(ConfigError, match=words):
+        emag(**option).init(jax.random.key(0), geometry, None)
