@@ -75,6 +75,13 @@ def _carried(skip: PyTree, std: jax.Array, geometry: Geometry):
     return filters, into, *means, bars, target, origin, growth
 
 
+@in_float64
+def input_map(skip: PyTree, given: jax.Array) -> jax.Array:
+    """`[L, L']` from electrodes at `[L', 3]`, in the trained cap's frame, to its L inputs."""
+    spline = {"order": skip["order"], "penalty": skip["smoothing"]}
+    return _onto(skip["inputs"], given, skip["centre"], spline)
+
+
 def spline_between(covariance: jax.Array, geometry: Geometry) -> dict[str, Any]:
     """The spline that best predicts each electrode from all others, and what it leaves.
 

@@ -34,8 +34,9 @@ from eegsr_jax.methods.base import (
     Reconstruction,
     linear_apply,
     linear_plan,
+    observed_source,
 )
-from eegsr_jax.methods.carry import Carried, carried
+from eegsr_jax.methods.carry import Carried, carried, input_map
 from eegsr_jax.methods.skip import initial_skip, left_by_skip, skip_stage
 from eegsr_jax.nn.temporal import GatedMLP
 from eegsr_jax.typing import PyTree
@@ -59,6 +60,7 @@ def emag(
     weight_decay: float = 1.0,
     average: float = 0.98,
     patience: int = 0,
+    random_layouts: float = 0.0,
 ) -> Method:
     """EMAG's field of Gaussians on top of a lagged ridge.
 
@@ -79,6 +81,8 @@ def emag(
       average: decay of the running average of the weights.
       patience: epochs without a better validation score after which training ends, and the best
         is kept; 0 trains to the end, and keeps that.
+      random_layouts: share of the training windows whose inputs are as many electrodes drawn at
+        random, brought to the places of the observed ones as in use: for inputs elsewhere.
 
     Raises:
       ConfigError: an option that cannot be.
@@ -92,6 +96,7 @@ def emag(
         dropout=(dropout, len(dropout) == 3 and max(dropout) < 1, "three shares below 1"),
         batch_size=(batch_size, batch_size > 0, "1 or more"),
         average=(average, average < 1, "below 1"),
+        random_layouts=(random_layouts, random_layouts <= 1, "a share, 0 to 1"),
     )
     network = GatedMLP(features, blocks, (dropout[0], dropout[1], dropout[2]))
     near = lags + lags % 2
@@ -108,13 +113,17 @@ def emag(
         # Neighbours in time say nearly the same: a step looks at every fourth sample.
         eeg, count = batch["eeg"], batch["eeg"].shape[2] // STRIDE
         when = _phases(batch["key"])[:, None] + STRIDE * jnp.arange(count)[None]
-        left, missing = left_by_skip(params["skip"], eeg, geometry, when)
-        inputs = sf.inputs(shape, params, eeg[:, geometry.observed_index])
+        given, missing = eeg[:, geometry.observed_index], _missing(geometry)[None]
+        if random_layouts:
+            keys = batch["key"]
+            given, missing = _elsewhere(params["skip"], eeg, geometry, keys, random_layouts)
+        left, _ = left_by_skip(params["skip"], eeg, geometry, when, given)
+        inputs = sf.inputs(shape, params, given)
         inputs = [jnp.take_along_axis(x, when[:, :, None], 1) for x in inputs]
         found = sf.field(shape, params, inputs, geometry.target, batch["key"])
-        each = count * jnp.sum(missing, dtype=jnp.float32)
-        error = jnp.where(missing[None, :, None], left - found, 0.0)
-        power = jnp.sum(jnp.where(missing[None, :, None], left, 0.0) ** 2, (1, 2)) / each
+        each = count * jnp.sum(missing, 1, dtype=jnp.float32)
+        error = jnp.where(missing[:, :, None], left - found, 0.0)
+        power = jnp.sum(jnp.where(missing[:, :, None], left, 0.0) ** 2, (1, 2)) / each
         # Squares for small errors, absolute values for large ones, and loud windows weigh less:
         # artefacts do not rule.
         size = jnp.sum(2 * jnp.sqrt(1 + error**2) - 2, (1, 2)) / each
@@ -213,6 +222,29 @@ def _phases(keys: jax.Array) -> jax.Array:
     """`[batch]` where each window begins to be looked at."""
     draw = jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 999), (), 0, STRIDE))
     return draw(keys)
+
+
+def _missing(geometry: Geometry) -> jax.Array:
+    return observed_source(geometry) < 0
+
+
+def _elsewhere(
+    skip: PyTree, eeg: jax.Array, geometry: Geometry, keys: jax.Array, share: float
+) -> tuple[jax.Array, jax.Array]:
+    """Inputs `[batch, L, time]`, of a share of the windows others; and `[batch, M]` missing."""
+    index, targets = geometry.observed_index, eeg.shape[1]
+
+    def one(eeg, key):
+        key, choice = jax.random.split(jax.random.fold_in(key, 998))
+        other = jax.random.choice(choice, targets, index.shape, replace=False)
+        drawn = jnp.where(jax.random.bernoulli(key, share), other.astype(index.dtype), index)
+        centred = eeg - skip["mean"][:, None]
+        carry = input_map(skip, geometry.target[drawn])
+        given = jnp.matmul(carry, centred[drawn], precision="highest")
+        missing = jnp.ones((targets,), bool).at[drawn].set(False)
+        return given + skip["mean"][index][:, None], missing
+
+    return jax.vmap(one)(eeg, keys)
 
 
 def _calibration(shape: sf.Shape) -> MomentStage:

@@ -69,7 +69,11 @@ def skip_stage(lags: int, whitening: float = 1e-3) -> MomentStage:
 
 
 def left_by_skip(
-    skip: PyTree, eeg: jax.Array, geometry: Geometry, when: jax.Array | None = None
+    skip: PyTree,
+    eeg: jax.Array,
+    geometry: Geometry,
+    when: jax.Array | None = None,
+    given: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """What the map of the training part leaves, in units of `scale`, and which are missing.
 
@@ -78,12 +82,17 @@ def left_by_skip(
       eeg: `[batch, M, time]`.
       geometry: that it was trained on.
       when: `[batch, S]` samples of each window that are wanted; None for all.
+      given: `[batch, L, time]` inputs in the place of the observed channels of `eeg`.
 
     Returns:
       `[batch, M, S]`, through which no gradient passes, and `[M]` bool.
     """
     centred = eeg - skip["mean"][None, :, None]
-    filters, given = skip["trained"], centred[:, geometry.observed_index]
+    filters, index = skip["trained"], geometry.observed_index
+    if given is None:
+        given = centred[:, index]
+    else:
+        given = given - skip["mean"][index][None, :, None]
     if when is None:
         estimate = fir(filters, given)
     else:

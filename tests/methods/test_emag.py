@@ -194,6 +194,24 @@ def test_inputs_that_are_elsewhere_are_brought_to_their_places(method, params, g
     assert reconstruct(method, params, other, given).mean.shape == (1, 27, 80)
 
 
+def test_trained_on_random_layouts_it_is_better_elsewhere(method, params, geometry, windows):
+    eeg, part = windows
+    options = {"epochs": 20, "batch_size": 8, "weight_decay": 0.1, "dropout": (0.0, 0.1, 0.0)}
+    any_layout = emag(**SMALL, **options, random_layouts=0.7)
+    both = {"eeg": eeg[part < 2], "part": part[part < 2]}
+    wide = fit(any_layout, geometry, lambda: [both])
+    names = "Fp2 F7 C4 T7 P3 P8 O1 Cz".split()
+    table = montage("standard_1005")
+    other = make_geometry(names, NAMES, {n: table[n] for n in NAMES}, centre=geometry.centre)
+    truth = eeg[part == 2]
+    observed = truth[:, np.asarray(other.observed_index)]
+    fixed, varied = (
+        nmse(reconstruct(m, p | {"gain": jnp.ones(())}, other, observed).mean, truth, other)
+        for m, p in ((method, params), (any_layout, wide))
+    )
+    assert varied < 0.98 * fixed
+
+
 def test_an_input_that_says_nothing_is_not_blown_up(method, geometry, windows):
     """After an average reference one component is rounding noise."""
     eeg, part = windows
