@@ -99,8 +99,12 @@ def load_sweep(path: str | Path, assignments: Iterable[str] = ()) -> tuple[Any, 
       ConfigError: as `load`; also a value that does not fit its field.
     """
     base = load(path, assignments)
-    trials = []
-    for number, changes in enumerate(_call(path, "sweep")):
+    trials, asked = [], _call(path, "sweep")
+    if not isinstance(asked, list | tuple) or not asked:
+        raise ConfigError(f"{path}: sweep() gave {asked!r}, expected a list of dicts, not empty")
+    for number, changes in enumerate(asked):
+        if not isinstance(changes, dict):
+            raise ConfigError(f"{path}: sweep()[{number}] is {changes!r}, expected a dict")
         trial = base
         for field, value in changes.items():
             trial = _replace_at(trial, field, "", lambda hint, where, value=value: value)

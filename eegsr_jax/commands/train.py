@@ -74,7 +74,7 @@ def _store(values: flags.FlagValues, experiments: Sequence[Experiment], out: Pat
         for name in ("dataset", "root", "preprocessing"):
             if getattr(experiment, name) != getattr(experiments[0], name):
                 raise ConfigError(f"{values.config}: sweep() changes {name}; sweep one data set")
-    if len(experiments) == 1:
+    if not values.sweep:
         refuse_finished(out)
     chosen = {k: _union(experiments, k) for k in ("subjects", "sessions", "runs")}
     first = experiments[0]

@@ -243,7 +243,8 @@ def _trained(
         # Compiled on a little first, so that training itself is timed without.
         if isinstance(stage, GradientStage):
             warm = partial(warm_up, stage, params, nameless(geometry), windows)
-            compiling += last.timed(warm, stage, *shape)[2]
+            steps = windows.steps(stage.batch_size)
+            compiling += last.timed(warm, stage, steps, *shape)[2]
             run = partial(run_stage, stage, params, geometry, windows, key)
             params, seconds = _seconds(run)
             fitting += seconds
@@ -260,7 +261,8 @@ def _trained(
         fitting, compiling = fitting + seconds + solving, compiling + compiled
     if split.calibration:
         begin = time.perf_counter()
-        params = fit(method, geometry, view.calibration, params=params)
+        key = jax.random.fold_in(jax.random.key(seed or 0), 1)
+        params = fit(method, geometry, view.calibration, params=params, key=key)
         fitting += time.perf_counter() - begin
     refuse_nan(method, params)
     return params, {"fit_seconds": fitting, "compile_seconds": compiling}

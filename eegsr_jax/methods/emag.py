@@ -9,7 +9,7 @@ its released code leaves open (`emag_paper` is that code's behaviour):
 - The encoder sees a stretch of time, not one sample.
 - A lagged ridge, in closed form, comes first; the field, zero at the start, learns what it leaves.
 - The grid is centred on the cap and scaled to it; signals are scaled by the observed channels.
-- Validation windows, apart from the test, stop the training, shrink the field and set error bars.
+- Validation windows, apart from the test, shrink the field, set error bars and may stop training.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from eegsr_jax.methods.skip import initial_skip, left_by_skip, skip_stage
 from eegsr_jax.nn.temporal import GatedMLP
 from eegsr_jax.typing import PyTree
 
+_WIDTHS = {2, 4, 8, 16, 32, 64, 128}
 STRIDE = 4  # samples between those that a training step looks at
 
 
@@ -65,12 +66,12 @@ def emag(
     """EMAG's field of Gaussians on top of a lagged ridge.
 
     Args:
-      lags: of the ridge, samples on either side; even.
+      lags: of the ridge, samples on either side.
       resolution: points of the grid across the head.
       groups: Gaussians at each point, 1 to 3, of different sizes at the start.
       covariance: "full_4d" or "diagonal_4d", of space: Gaussians along any axes, or along x, y, z.
       components: of the observed channels, the largest, whose past and future the encoder sees.
-      widths: of the bands of time beyond `lags`, samples, see `nn.temporal.band_sums`.
+      widths: of the bands of time beyond `lags`, samples, rising; see `nn.temporal.band_sums`.
       features: that the field reads out.
       blocks: of the encoder.
       dropout: shares of its inputs, hidden units and features.
@@ -91,7 +92,7 @@ def emag(
         groups=(groups, 1 <= groups <= len(sf.SIZES), f"1 to {len(sf.SIZES)}"),
         covariance=(covariance, covariance in COVARIANCE, f"one of {', '.join(COVARIANCE)}"),
         components=(components, components > 0, "1 or more"),
-        widths=(widths, all(w in (2, 4, 8, 16, 32, 64, 128) for w in widths), "powers of two"),
+        widths=(widths, set(widths) <= _WIDTHS, f"some of {', '.join(map(str, sorted(_WIDTHS)))}"),
         features=(features, features > 0, "1 or more"),
         dropout=(dropout, len(dropout) == 3 and max(dropout) < 1, "three shares below 1"),
         batch_size=(batch_size, batch_size > 0, "1 or more"),
@@ -121,7 +122,7 @@ def emag(
         inputs = sf.inputs(shape, params, given)
         inputs = [jnp.take_along_axis(x, when[:, :, None], 1) for x in inputs]
         found = sf.field(shape, params, inputs, geometry.target, batch["key"])
-        each = count * jnp.sum(missing, 1, dtype=jnp.float32)
+        each = count * jnp.maximum(jnp.sum(missing, 1, dtype=jnp.float32), 1.0)
         error = jnp.where(missing[:, :, None], left - found, 0.0)
         power = jnp.sum(jnp.where(missing[:, :, None], left, 0.0) ** 2, (1, 2)) / each
         # Squares for small errors, absolute values for large ones, and loud windows weigh less:

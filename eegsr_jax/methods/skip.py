@@ -54,7 +54,11 @@ def skip_stage(lags: int, whitening: float = 1e-3) -> MomentStage:
         fitted = linear.fit(sums, index, lags, penalties)
         trained = linear.fit(mo.only(sums, mo.TRAIN), index, lags, fitted["penalty"][None])
         source = observed_source(geometry)
-        itself = jnp.zeros_like(fitted["filters"]).at[lags].set(jax.nn.one_hot(source, len(index)))
+        itself = (
+            jnp.zeros_like(fitted["filters"])
+            .at[lags]
+            .set(jax.nn.one_hot(source, len(index), dtype=fitted["filters"].dtype))
+        )
         maps = {
             # An observed channel is itself, where it helps to carry the map to new places.
             "filters": jnp.where((source < 0)[None, :, None], fitted["filters"], itself),
@@ -118,7 +122,8 @@ def _scales(sums, geometry: Geometry, filters, whitening):
     normal = mo.normal_equations(covariance, index, lags)
     errors = mo.error_covariance_diagonal(*normal, power, weights)
     missing = observed_source(geometry) < 0
-    mean_error = jnp.sum(jnp.where(missing, errors, 0.0)) / jnp.sum(missing, dtype=errors.dtype)
+    count = jnp.maximum(jnp.sum(missing, dtype=errors.dtype), 1.0)
+    mean_error = jnp.sum(jnp.where(missing, errors, 0.0)) / count
     return {
         "whiten": (vectors / jnp.sqrt(variances)[None])[:, ::-1],
         "scale": jnp.sqrt(jnp.maximum(mean_error, 1e-30)),

@@ -100,9 +100,9 @@ def _raw_inputs(shape: Shape, params: PyTree, observed: jax.Array) -> tuple[jax.
     return bands.reshape(*bands.shape[:2], -1), jnp.log(power + 1e-2)
 
 
-def features(shape: Shape, params: PyTree, inputs: Sequence[jax.Array], keys=None) -> jax.Array:
-    """`[batch, time, K]` of what `_inputs` gives."""
-    encoded = shape.network.apply({"params": params["encoder"]}, *inputs, keys)
+def features(shape: Shape, params: PyTree, seen: Sequence[jax.Array], keys=None) -> jax.Array:
+    """`[batch, time, K]` of what `inputs` gives."""
+    encoded = shape.network.apply({"params": params["encoder"]}, *seen, keys)
     assert isinstance(encoded, jax.Array)
     return encoded
 

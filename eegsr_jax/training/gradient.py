@@ -223,7 +223,8 @@ def train_stage(
         assert metrics is not None
         means = {name: float(x) / per_epoch for name, x in metrics.items()}
         value = validation(params | state.average)
-        refuse_not_finite(stage, progress.epoch + 1, means["loss"], value)
+        proved = not math.isnan(progress.best_score)  # there are validation windows
+        refuse_not_finite(stage, progress.epoch + 1, means["loss"], value, proved)
         progress, better = progress.after(value, stage.min_delta)
         best = state.average if better else best
         pace = (time.perf_counter() - begun) / max(taken - first, 1)
@@ -330,13 +331,15 @@ def _padded(eeg: np.ndarray, size: int) -> Iterator[dict[str, np.ndarray]]:
         yield {"eeg": batch, "part": part}
 
 
-def refuse_not_finite(stage: GradientStage, epoch: int, loss: float, score: float) -> None:
-    """Refuse to go on with a loss or a score that is not finite (NaN: there is no score).
+def refuse_not_finite(
+    stage: GradientStage, epoch: int, loss: float, score: float, proved: bool
+) -> None:
+    """Refuse to go on with a loss or, where there are validation windows, a score not finite.
 
     Raises:
       MethodError: they are not.
     """
-    if not math.isfinite(loss) or math.isinf(score):
+    if not math.isfinite(loss) or (proved and not math.isfinite(score)):
         raise MethodError(
             f"{stage.name}: epoch {epoch} has loss {loss}, validation score {score}; expected "
             "finite numbers: lower the learning rate, or look for NaN or huge values in the data"

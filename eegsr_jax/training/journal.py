@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
-import shutil
+import math
 import signal
 import sys
 import threading
@@ -23,9 +25,8 @@ Number = int | float | str
 class Stopped(SystemExit):
     """Asked to stop, saved, and stopped; the exit status is 0, as clusters expect of requeuing."""
 
-    def __init__(self, folder: Path):
+    def __init__(self) -> None:
         super().__init__(0)
-        self.folder = folder
 
 
 class Journal:
@@ -70,16 +71,20 @@ class RunJournal(Journal):
         self.folder, self.every = folder, every
         self._open_folder, self._say, self._stop = open_folder, say, False
         self._kept = time.monotonic()
-        self._writers = [writer(name, folder) for name in writers]
+        for name in writers:
+            check_writer(name)
+        self._names, self._writers = writers, []
 
     def epoch(
         self, stage: str, numbers: dict[str, Number], remaining: float = 0.0, of: int = 0
     ) -> None:
         """Appends to `metrics.jsonl`, tells the writers, and prints the progress."""
         self._open_folder()
+        if self._names and not self._writers:  # they would make the folder themselves
+            self._writers = [writer(name, self.folder) for name in self._names]
         record = {"stage": stage, **numbers}
         with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(_plain(record)) + "\n")
         for write in self._writers:
             write(int(numbers["step"]), {f"{stage}/{k}": v for k, v in numbers.items()})
         shown = " ".join(
@@ -100,21 +105,19 @@ class RunJournal(Journal):
         save_leaves(self._progress, stage, state, position)
         self._kept = time.monotonic()
         if self._stop:
-            raise Stopped(self.folder)
+            self._say(f"{stage}: stopped, and saved; the same command goes on")
+            raise Stopped()
 
     def resume(self, stage: str, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """The newest checkpoint of this stage."""
         found = newest(self._progress)
         if found is None or found[1] != stage:
+            self._forget_after(stage, -1)
             return None
         state, position = load_leaves(found[0], like)
         self._forget_after(stage, position["progress"]["epoch"])
         self._say(f"{stage}: resumed in epoch {position['progress']['epoch'] + 1}")
         return state, position
-
-    def close(self) -> None:
-        """Drops what was kept for resuming: the run is complete."""
-        shutil.rmtree(self._progress, ignore_errors=True)
 
     @property
     def _progress(self) -> Path:
@@ -123,7 +126,10 @@ class RunJournal(Journal):
     def _forget_after(self, stage: str, epoch: int) -> None:
         """Drops metrics of epochs that will be run again, so that none is listed twice."""
         path = self.folder / "metrics.jsonl"
-        records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        if not path.exists():
+            return
+        lines = path.read_text().splitlines()
+        records = [json.loads(line) for line in lines if line.endswith("}")]
         kept = [r for r in records if r["stage"] != stage or r["epoch"] <= epoch]
         part = path.with_suffix(".part")
         part.write_text("".join(json.dumps(r) + "\n" for r in kept))
@@ -151,34 +157,46 @@ class RunJournal(Journal):
                 signal.signal(number, handler)
 
 
-def writer(name: str, folder: Path) -> Callable[[int, dict[str, Number]], None]:
-    """A taker of metrics: "tensorboard" or "wandb".
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a score that there is not is null."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}
+
+
+_WRITERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+def check_writer(name: str) -> None:
+    """Refuse a taker of metrics that there is not, or whose package is not installed.
 
     Raises:
-      ConfigError: unknown, or its package is not installed.
+      ConfigError: so it is.
     """
-    try:
-        if name == "tensorboard":
-            from tensorboardX import SummaryWriter
-
-            board = SummaryWriter(str(folder))
-
-            def to_board(step: int, numbers: dict[str, Number]) -> None:
-                for key, value in numbers.items():
-                    board.add_scalar(key, value, step)
-                board.flush()
-
-            return to_board
-        if name == "wandb":
-            import wandb
-
-            run = wandb.init(dir=str(folder), name=folder.name, resume="allow")
-            return lambda step, numbers: run.log(numbers, step=step)
-    except ImportError as error:
+    if name not in _WRITERS:
+        raise ConfigError(f"writers={name}: expected tensorboard or wandb")
+    if importlib.util.find_spec(_WRITERS[name]) is None:
         raise ConfigError(
-            f"writers={name}: {error.name} is not installed; pip install eegsr_jax[{name}]"
-        ) from None
-    raise ConfigError(f"writers={name}: expected tensorboard or wandb")
+            f"writers={name}: {_WRITERS[name]} is not installed; pip install eegsr_jax[{name}]"
+        )
+
+
+def writer(name: str, folder: Path) -> Callable[[int, dict[str, Number]], None]:
+    """A taker of metrics: "tensorboard" or "wandb"."""
+    if name == "tensorboard":
+        from tensorboardX import SummaryWriter
+
+        board = SummaryWriter(str(folder))
+
+        def to_board(step: int, numbers: dict[str, Number]) -> None:
+            for key, value in numbers.items():
+                board.add_scalar(key, value, step)
+            board.flush()
+
+        return to_board
+    import wandb
+
+    made = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    run = wandb.init(dir=str(folder), name=folder.name, id=made, resume="allow")
+    return lambda step, numbers: run.log(numbers, step=step)
 
 
 def _clock(seconds: float) -> str:

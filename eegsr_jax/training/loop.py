@@ -54,6 +54,7 @@ def fit(
     """
     key = jax.random.key(0) if key is None else key
     start, *keys = stage_keys(method, key)
+    _refuse_absent(method, geometry)
     params = initial(method, geometry, start) if params is None else params
     for stage, own in zip(method.stages, keys, strict=True):
         params = run_stage(stage, params, geometry, batches, own, mesh=mesh, journal=journal)
@@ -113,6 +114,11 @@ def refuse_nan(method: Method, params: PyTree) -> None:
 
 def initial(method: Method, geometry: Geometry, key: jax.Array | None = None) -> PyTree:
     """Params before training; refuses a geometry whose inputs are not in the data."""
+    _refuse_absent(method, geometry)
+    return method.init(key, geometry, method.window)
+
+
+def _refuse_absent(method: Method, geometry: Geometry) -> None:
     absent = [
         name
         for name, place in zip(
@@ -125,7 +131,6 @@ def initial(method: Method, geometry: Geometry, key: jax.Array | None = None) ->
             f"observed channel {absent[0]} is not among the {len(geometry.target_names)} channels "
             f"of the training data: {method.name} cannot learn from it; leave it out"
         )
-    return method.init(key, geometry, method.window)
 
 
 def accumulate(

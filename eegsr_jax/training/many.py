@@ -8,6 +8,7 @@ device of its axis "models" has models of its own.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -159,8 +160,9 @@ def _train_group(
         scores = score_all(given | states.average)
         better = np.zeros(len(tasks), bool)
         for i, value in enumerate(scores):
-            refuse_not_finite(stage, epoch, float(metrics["loss"][i]), float(value))
             if not done[i]:  # alone, it would have ended
+                proved = not math.isnan(progress[i].best_score)
+                refuse_not_finite(stage, epoch, float(metrics["loss"][i]), float(value), proved)
                 progress[i], better[i] = progress[i].after(float(value), stage.min_delta)
                 done[i] = bool(stage.patience) and progress[i].worse >= stage.patience
         best = jax.tree.map(functools.partial(_where, better), states.average, best)

@@ -30,6 +30,7 @@ from eegsr_jax.training.loop import check_binding, fit
 from eegsr_jax.training.windows import StoreWindows, layout_geometry, shared_channels
 from eegsr_jax.typing import PyTree
 
+_FREE = ("checkpoint_seconds", "writers")  # of an experiment: they change no number
 _MEND = "choose another --workdir, or delete it"
 _PARAMS = "checkpoints/params"
 _PROGRESS = "checkpoints/progress"
@@ -119,11 +120,7 @@ def train(experiment: Experiment, store: Store, out: Path, *, mesh: Mesh | None 
     with journal.stopping() if long else nullcontext():
         key = jax.random.key(experiment.seed)
         params = fit(method, where, windows, key=key, mesh=mesh, journal=journal)
-    if out.exists():
-        save_params(out / _PARAMS, params)
-        journal.close()
-    else:
-        write_run(out, card, where, params)
+    write_run(out, card, where, params)
     return card
 
 
@@ -194,9 +191,16 @@ def refuse_other(out: Path, card: Card) -> None:
         return
     refuse_finished(out)
     found = load_card(out)
-    for name in (f.name for f in fields(card)):
-        if getattr(found, name) != getattr(card, name):
-            raise ConfigError(f"{out} holds an unfinished run of another {name}; {_MEND}")
+    for what, there, own in (("", found, card), ("experiment.", found.experiment, card.experiment)):
+        for name in (f.name for f in fields(own)):
+            if name in ("experiment", *_FREE):
+                continue
+            before, now = getattr(there, name), getattr(own, name)
+            if before != now:
+                raise ConfigError(
+                    f"{out} holds an unfinished run of another {what}{name}, {before!r}, not "
+                    f"{now!r}; {_MEND}"
+                )
 
 
 def is_complete(out: Path, card: Card) -> bool:
@@ -206,8 +210,11 @@ def is_complete(out: Path, card: Card) -> bool:
 
 def write_run(out: Path, card: Card, where: Geometry, params: PyTree | None = None) -> None:
     """The run directory, which appears when all of this is in it."""
-    if out.exists():
-        return  # an unfinished run goes on in it
+    if out.exists():  # an unfinished run goes on in it
+        if params is not None:
+            save_params(out / _PARAMS, params)
+            shutil.rmtree(out / _PROGRESS, ignore_errors=True)
+        return
     out.parent.mkdir(parents=True, exist_ok=True)
     half = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:
@@ -233,7 +240,7 @@ def load(path: str | Path) -> tuple[Method, PyTree, Geometry]:
         where = geometry.from_json(json.loads((path / "geometry.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}/geometry.json: cannot be read: {error!r}") from None
-    if (path / _PROGRESS).exists():
+    if not (path / _PARAMS).exists():
         raise ConfigError(
             f"{path}: training has not finished; `eegsr train` with the same flags goes on with it"
         )

@@ -83,6 +83,7 @@ def trial_names(experiments: Sequence[Experiment]) -> list[str]:
         f.name for f in fields(Experiment) if len({getattr(e, f.name) for e in experiments}) > 1
     ]
     names = ["_".join(f"{v}-{_word(getattr(e, v))}" for v in varying) for e in experiments]
+    names = [name or "trial" for name in names]  # of a single one, nothing varies
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"sweep: trial {twice[0] or 'one'} is there twice; leave one out")

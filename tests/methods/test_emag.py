@@ -267,7 +267,7 @@ def test_components_are_white_and_the_largest_first(params, geometry, windows):
     [
         ({"groups": 4}, "groups=4; expected 1 to 3"),
         ({"covariance": "full"}, "covariance='full'; expected one of full_4d"),
-        ({"widths": (3,)}, r"widths=\(3,\); expected powers of two"),
+        ({"widths": (3,)}, r"widths=\(3,\); expected some of 2, 4"),
         ({"dropout": (0.1, 0.5)}, r"dropout=\(0.1, 0.5\); expected three shares below 1"),
         ({"average": 1.0}, "average=1.0; expected below 1"),
         ({"resolution": 2}, "resolution 2.*use a resolution of 3 or more"),

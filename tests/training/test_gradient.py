@@ -93,7 +93,7 @@ class Notes(Journal):
 
     def keep(self, stage, state, position):
         self.kept = stage, jax.tree.map(np.asarray, state), position
-        raise Stopped(None)
+        raise Stopped()
 
     def resume(self, stage, like):
         if self.kept is None:
@@ -238,6 +238,3 @@ def test_a_run_directory_keeps_metrics_and_checkpoints(windows, geometry, traine
     assert all(line["stage"] == "map" for line in lines)
     assert "map: epoch 12/12" in said[-1] and "ETA 0:00" in said[-1]
     assert any("resumed" in line for line in said)
-    last = journal()
-    last.close()
-    assert not (tmp_path / "checkpoints" / "progress").exists()

@@ -81,7 +81,7 @@ def test_stopped_by_a_signal_it_goes_on_to_the_same_bits(store, tmp_path):
     assert 3 < done < 41
     with pytest.raises(ConfigError, match="training has not finished.*goes on with it"):
         load(tmp_path / "run")
-    with pytest.raises(ConfigError, match="holds an unfinished run of another experiment"):
+    with pytest.raises(ConfigError, match="unfinished run of another experiment.seed, 5, not 6"):
         train(replace(EXPERIMENT, seed=6), store, tmp_path / "run")
 
     train(EXPERIMENT, store, tmp_path / "run")

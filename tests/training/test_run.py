@@ -228,7 +228,7 @@ DAMAGE = {
     ),
     "no checkpoint": (
         lambda run: shutil.rmtree(run / "checkpoints"),
-        "checkpoints/params: cannot be loaded as a checkpoint",
+        "training has not finished",
     ),
     "an empty checkpoint": (
         lambda run: [p.write_bytes(b"") for p in (run / "checkpoints").rglob("*") if p.is_file()],
