@@ -93,15 +93,14 @@ def left_by_skip(
     """
     centred = eeg - skip["mean"][None, :, None]
     filters, index = skip["trained"], geometry.observed_index
-    if given is None:
-        given = centred[:, index]
-    else:
-        given = given - skip["mean"][index][None, :, None]
+    inputs = centred[:, index]
+    if given is not None:
+        inputs = given - skip["mean"][index][None, :, None]
     if when is None:
-        estimate = fir(filters, given)
+        estimate = fir(filters, inputs)
     else:
         taps = filters.shape[0]
-        padded = jnp.pad(given, ((0, 0), (0, 0), (taps // 2, taps // 2))).swapaxes(1, 2)
+        padded = jnp.pad(inputs, ((0, 0), (0, 0), (taps // 2, taps // 2))).swapaxes(1, 2)
         near = when[:, :, None] + jnp.arange(taps)[None, None]
         pieces = jax.vmap(lambda x, places: x[places])(padded, near)  # [batch, S, taps, L]
         estimate = jnp.einsum("bskl,kml->bms", pieces, filters, precision="highest")
