@@ -356,7 +356,7 @@ def along_window(parts: Mapping[str, Sequence[float]], source: str) -> Figure:
       source: what it was counted on.
     """
     hue = colours(list(parts))
-    with figure(6.4, 4.0) as made:
+    with figure(8.8, 4.0) as made:
         ax = made.subplots()
         for method, values in parts.items():
             place = (np.arange(len(values)) + 0.5) / len(values)
