@@ -20,6 +20,8 @@ from eegsr_jax.methods.carry import spline_between
 from eegsr_jax.numerics import in_float64
 from eegsr_jax.typing import PyTree
 
+NOTHING = 1e-7  # of the mean variance: below it a component is rounding noise
+
 
 def initial_skip(lags: int, geometry: Geometry) -> dict[str, Any]:
     """Params before training. `scale` and `between` are in volts, see `skip_stage`."""
@@ -116,6 +118,7 @@ def _scales(sums, geometry: Geometry, filters, whitening):
     index = geometry.observed_index
     values, vectors = jnp.linalg.eigh(covariance[0][index][:, index])
     variances = jnp.maximum(values, 0.0) + whitening * jnp.mean(values)
+    white = vectors / jnp.sqrt(variances)[None]
     weights = filters.transpose(0, 2, 1).reshape(-1, filters.shape[1])
     power = jnp.diagonal(covariance[0])
     normal = mo.normal_equations(covariance, index, lags)
@@ -124,6 +127,8 @@ def _scales(sums, geometry: Geometry, filters, whitening):
     count = jnp.maximum(jnp.sum(missing, dtype=errors.dtype), 1.0)
     mean_error = jnp.sum(jnp.where(missing, errors, 0.0)) / count
     return {
-        "whiten": (vectors / jnp.sqrt(variances)[None])[:, ::-1],
+        # A direction without any signal, as an average reference has one, is left out: at another
+        # cap there may be some, which nothing was learned about.
+        "whiten": jnp.where((values > NOTHING * jnp.mean(values))[None], white, 0.0)[:, ::-1],
         "scale": jnp.sqrt(jnp.maximum(mean_error, 1e-30)),
     } | spline_between(covariance[0], geometry)
