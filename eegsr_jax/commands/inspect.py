@@ -132,7 +132,8 @@ def _training(path: Path) -> dict[str, str]:
     labels = {"loss": "loss", "validate": "validation", "best_validate": "best"}
     out = {}
     for stage, record in last.items():
-        scores = [f"{text} {record[k]:.4g}" for k, text in labels.items() if k in record]
+        told = {k: v for k, v in record.items() if v is not None}  # null: there is no score
+        scores = [f"{text} {told[k]:.4g}" for k, text in labels.items() if k in told]
         end = f" in epoch {record['best_epoch']}" if "best_epoch" in record else ""
         out[stage] = f"{record['epoch']} epochs, {', '.join(scores)}{end}"
     return out

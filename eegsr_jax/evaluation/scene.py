@@ -170,6 +170,7 @@ def make_scene(
     mean, std = jax.jit(_estimate, static_argnums=0)(method, params, geometry, batch)
     mixture = jax.jit(method.mixture)(params, geometry, batch)
     field = jax.jit(field_at)(mixture, geometry.target).swapaxes(1, 2)
+    field = field * mixture.unit[..., None]
     estimate = [np.asarray(a[0], float)[:, keep] for a in (mean, std, field, mixture.skip)]
     rows, known = _shown(geometry, truth)
     mean, std, field, skip = (a[rows] for a in estimate)
@@ -183,13 +184,13 @@ def make_scene(
         mean={method.name: mean},
         std={method.name: std},
     )
-    volts = _volts(method.name, mean, field + skip, example.missing)
+    _refuse_other(method.name, (mean - field - skip)[example.missing], mean[example.missing])
     gaussians = _gaussians(mixture, start)
     scene = Scene(
         example=example,
-        field=volts[:, None] * field,
+        field=field,
         skip=bool(np.abs(skip[example.missing]).max() > 0),
-        volts=volts,
+        volts=np.asarray(mixture.unit[0], float)[rows],
         # Of a stationary field, the times of a mixture need not be seconds.
         seconds=start + np.arange(batch.shape[2])[keep] / sfreq,
         beta=np.asarray(mixture.beta[0], float)[keep],
@@ -232,16 +233,11 @@ def _shown(geometry: Geometry, truth: np.ndarray) -> tuple[np.ndarray, bool]:
     return np.arange(len(recorded)), False
 
 
-def _volts(name: str, mean: np.ndarray, drawn: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """`[M]` factor between the Gaussians and the estimate, of missing channels `[M, T]`."""
-    power = np.maximum((drawn**2).sum(1), 1e-300)
-    factor = (mean * drawn).sum(1) / power
-    factor[~missing] = np.median(factor[missing])
-    for volts in (np.ones(len(mean)), factor):
-        wrong = np.abs(mean - volts[:, None] * drawn)[missing]
-        if wrong.max() <= _SAME * np.abs(mean[missing]).max():
-            return volts
-    raise MethodError(f"{name}: its Gaussians do not add up to its estimate; this is a fault of it")
+def _refuse_other(name: str, wrong: np.ndarray, mean: np.ndarray) -> None:
+    if np.abs(wrong).max() > _SAME * np.abs(mean).max():
+        raise MethodError(
+            f"{name}: its Gaussians do not add up to its estimate; this is a fault of it"
+        )
 
 
 def _gaussians(mixture: Mixture, start: float) -> dict[str, np.ndarray]:

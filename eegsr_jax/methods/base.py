@@ -53,6 +53,9 @@ class MomentStage(NamedTuple):
     solve: Callable[[PyTree, PyTree, Geometry], PyTree]
 
 
+Derive = Callable[[PyTree, dict[str, jax.Array], Geometry], dict[str, jax.Array]]
+
+
 class GradientStage(NamedTuple):
     """A stage by stochastic gradients, with early stopping on the validation windows.
 
@@ -77,6 +80,9 @@ class GradientStage(NamedTuple):
         spreads them; all under the name have that axis. Of what it has, a device sees its own
         share: it may render or fold it (`gaussians.render`), which gives the whole field, and the
         loss and metrics may hold means over points.
+      derive: `(params, {"eeg", "key": [batch]}, geometry) -> {name: [batch, ...]}`: what of a window
+        stays the same while the stage trains, such as latents of a frozen autoencoder. Made once a
+        window and kept; `loss` and `score` find it in their batches, beside the rest.
     """
 
     name: str
@@ -94,6 +100,7 @@ class GradientStage(NamedTuple):
     min_delta: float = 0.0
     average: float = 0.0
     points: tuple[tuple[str, int], ...] = ()
+    derive: Derive | None = None
 
 
 Stage = MomentStage | GradientStage
@@ -114,6 +121,9 @@ class Method(NamedTuple):
       sfreq: Hz that the method is bound to, or None where it counts in samples.
       mixture: `(params, geometry, observed [batch, L, time]) -> Mixture`: the Gaussians behind an
         estimate, for pictures and source analyses; None where there are none.
+      draw: `(plan, observed [batch, L, time], key) -> [batch, M, time]`: what the missing channels
+        may have been, drawn from what the method holds likely, with the spectrum and the covariance
+        that a mean is too smooth for; keys as of `apply`. None for a method that gives means only.
     """
 
     name: str
@@ -125,6 +135,7 @@ class Method(NamedTuple):
     context: int = 0
     sfreq: float | None = None
     mixture: Callable[[PyTree, Geometry, jax.Array], Mixture] | None = None
+    draw: Callable[[PyTree, jax.Array, jax.Array | None], jax.Array] | None = None
 
 
 def reconstruct(

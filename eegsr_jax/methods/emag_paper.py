@@ -168,10 +168,11 @@ def emag_paper(
     )
 
     def mixture(params, geometry: Geometry, observed: jax.Array) -> Mixture:
-        """Of the standardised signals: an estimate is `mean / (scale · gain)`, see `_apply`."""
+        """Of the standardised signals."""
         own = plan(params, geometry)
-        features = _features(own["encoder"], own["modulator"], _standardised(own, observed)[0])
-        return _mixture(params, geometry, features, sfreq, covariance)
+        z, unit = _standardised(own, observed)
+        features = _features(own["encoder"], own["modulator"], z)
+        return _mixture(params, features, unit, sfreq, covariance)
 
     return Method("emag_paper", start, stages, plan, _apply, samples, 0, sfreq, mixture)
 
@@ -230,7 +231,10 @@ def _features(encoder: PyTree, modulator: PyTree, observed: jax.Array) -> jax.Ar
 
 
 def _standardised(plan: PyTree, observed: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The input standardised, and how much louder than usual each window is, `[batch]`."""
+    """The input standardised, and what one standard deviation is at each target, `[batch, M]`.
+
+    That is the channel's usual one, times how much louder than usual the window's inputs are.
+    """
     samples = plan["base"].shape[0]
     if observed.shape[-1] != samples:
         raise MethodError(
@@ -238,26 +242,26 @@ def _standardised(plan: PyTree, observed: jax.Array) -> tuple[jax.Array, jax.Arr
             "the data into such windows, or train with another samples="
         )
     z, std = zscore(observed, plan["observed_scale"])
-    return z, jnp.mean(std / plan["observed_scale"][None], 1)
+    gain = jnp.mean(std / plan["observed_scale"][None], 1)
+    return z, gain[:, None] * plan["scale"][None]
 
 
 def _apply(plan: PyTree, observed: jax.Array, key: jax.Array | None = None) -> Reconstruction:
     del key  # nothing is drawn
-    z, gain = _standardised(plan, jnp.asarray(observed))
+    z, unit = _standardised(plan, jnp.asarray(observed))
     features = _features(plan["encoder"], plan["modulator"], z)
     estimate = read_out(Folded(plan["table"], plan["base"]), features).swapaxes(1, 2)
-    unit = gain[:, None] * plan["scale"][None]
     std = unit * plan["std"][None]
     return Reconstruction(
         unit[..., None] * estimate, jnp.broadcast_to(std[..., None], estimate.shape)
     )
 
 
-def _mixture(params, geometry, features, sfreq, covariance) -> Mixture:
+def _mixture(params, features, unit, sfreq, covariance) -> Mixture:
     own = params["field"]
     diagonal, off_diagonal = cholesky(own["log_diagonal"], own["off_diagonal"], covariance)
     space = jnp.asarray([MM, MM, MM, 1.0, 1.0, 1.0], diagonal.dtype)[None, None]
-    batch, time, _ = features.shape
+    time = features.shape[1]
     return Mixture(
         centres=params["centres"] / MM,
         diagonal=diagonal * space[..., :4],
@@ -266,7 +270,8 @@ def _mixture(params, geometry, features, sfreq, covariance) -> Mixture:
         amplitude=own["amplitude"],
         beta=affine(features, params["modulator"]["second"]),
         times=sample_times(time, sfreq, features.dtype),
-        skip=jnp.zeros((batch, geometry.target.shape[0], time), features.dtype),
+        unit=unit,
+        skip=jnp.zeros((*unit.shape, time), features.dtype),
     )
 
 

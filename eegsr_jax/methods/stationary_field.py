@@ -207,6 +207,7 @@ def mixture(
         amplitude=nothing,
         beta=beta * scale / params["unit"],
         times=jnp.arange(encoded.shape[1], dtype=jnp.float32),
+        unit=jnp.ones(skip.shape[:2]),
         skip=skip,
     )
 

@@ -52,6 +52,7 @@ def toy_field(window: int = 0) -> Method:
             amplitude=jnp.zeros(shape),
             beta=jnp.einsum("pl,blt->btp", params["encoder"], smooth, precision="highest"),
             times=jnp.arange(observed.shape[2], dtype=jnp.float32) / np.float32(SFREQ),
+            unit=jnp.ones((len(observed), where.target.shape[0])),
             skip=jnp.zeros((len(observed), where.target.shape[0], observed.shape[2])),
         )
 

@@ -52,7 +52,7 @@ def made(where) -> tuple[Method, dict]:
         beta = jnp.einsum("pl,blt->btp", params["encoder"], observed, precision="highest")
         skip = jnp.einsum("ml,blt->bmt", params["skip"], observed, precision="highest")
         times = jnp.arange(observed.shape[2], dtype=jnp.float32) / np.float32(SFREQ)
-        return Mixture(**own, beta=beta, times=times, skip=skip)
+        return Mixture(**own, beta=beta, times=times, unit=jnp.ones(skip.shape[:2]), skip=skip)
 
     def apply(plan, observed, key):
         del key
@@ -207,8 +207,13 @@ def test_gaussians_of_standardised_signals_are_told(made, where, eeg):
         mean, std = method.apply(plan, observed, key)
         return Reconstruction(mean * unit[None, :, None], std)
 
+    def mixture(params, where, observed):
+        return method.mixture(params, where, observed)._replace(unit=unit[None])
+
     plain = shown((method, alone), where, eeg, eeg)
-    scene = shown((method._replace(apply=apply), alone), where, eeg, eeg)
+    scene = shown((method._replace(apply=apply, mixture=mixture), alone), where, eeg, eeg)
+    with pytest.raises(MethodError, match="do not add up"):  # which it is told, and does not guess
+        shown((method._replace(apply=apply), alone), where, eeg, eeg)
     missing = scene.example.missing
     assert scene.unit == ("σ", 1.0) and plain.unit == ("µV", 1e6)
     np.testing.assert_allclose(scene.volts[missing], np.asarray(unit)[missing], rtol=1e-4)

@@ -146,6 +146,7 @@ def mixture(beta: np.ndarray, seed: int = 0, times: int = 12) -> Mixture:
         amplitude=rng.standard_normal((2, 30)).astype(np.float32),
         beta=beta.astype(np.float32),
         times=np.arange(times, dtype=np.float32) / 60,
+        unit=np.ones((len(beta), 8), np.float32),
         skip=np.zeros((len(beta), 8, times), np.float32),
     )
 

@@ -54,6 +54,7 @@ def field_of_electrodes() -> methods.Method:
             amplitude=jnp.zeros((1, 2 * count)),
             beta=jnp.concatenate([beta, 2 * beta], -1),  # twice as strong outside the brain
             times=jnp.arange(observed.shape[2], dtype=jnp.float32) / 80,
+            unit=jnp.ones((len(observed), geometry.target.shape[0])),
             skip=spline.apply(spline.plan(params, geometry), observed, None).mean,
         )
 
