@@ -20,12 +20,10 @@ from eegsr_jax.gaussians import grid, precision
 from eegsr_jax.gaussians.project import project
 from eegsr_jax.gaussians.render import Modulate, affine, render
 from eegsr_jax.geometry import Geometry
+from eegsr_jax.interop.arrays import Array, State, as_dtype, entry
 from eegsr_jax.methods.base import Method
 from eegsr_jax.methods.emag_paper import MM, emag_paper, encode, hidden
 from eegsr_jax.typing import PyTree
-
-Array = np.ndarray | jax.Array
-State = Mapping[str, Array]
 
 # `cov_ablation`, where it is given, overrides `offdiag_mode`.
 _ABLATION = {
@@ -80,7 +78,7 @@ def original_forward(
       ConfigError: a switch that is unknown, an entry that the state lacks, or float64 without
         `jax.enable_x64`.
     """
-    state = _in(dtype, state)
+    state = as_dtype(dtype, with_current_names(state))
     gaussians = parameters(state, config)
     times = jnp.asarray(t).astype(dtype) / config["sampling_rate"]
     features = weights = None
@@ -155,7 +153,7 @@ def from_state_dict(
     covariance = next((name for name, mask in modes.items() if mask == kept), None)
     if covariance is None:
         raise _not_expressed("offdiag_mode", off, "all, none, spatial_only")
-    state = _in(dtype, state)
+    state = as_dtype(dtype, with_current_names(state))
     sfreq, groups = float(config["sampling_rate"]), int(config["n_gaussians_per_point"])
     method = emag_paper(
         sfreq=sfreq,
@@ -166,17 +164,17 @@ def from_state_dict(
         covariance=covariance,
     )
     centres = points(state, config)
-    if (found := len(_get(state, "amplitude"))) != groups * len(centres):
+    if (found := len(entry(state, "amplitude"))) != groups * len(centres):
         raise ConfigError(
             f"state dict: {found} amplitudes; {groups} Gaussians at each of the {len(centres)} "
             "points of the config's grid were expected: is it the config of this state?"
         )
-    positions = _get(state, "electrode_pos")
+    positions = entry(state, "electrode_pos")
     params = {
         "centres": jnp.asarray(centres, dtype),
         "encoder": _two(state, "ld_encoder"),
         "modulator": _two(state, "ld_modulator"),
-        "field": {ours: _by_group(_get(state, theirs), groups) for ours, theirs in _FIELD.items()},
+        "field": {ours: _by_group(entry(state, theirs), groups) for ours, theirs in _FIELD.items()},
         "scale": jnp.ones(len(positions), dtype),
         "std": jnp.full(len(positions), jnp.inf, dtype),
     }
@@ -251,26 +249,26 @@ def points(state: State, config: Mapping[str, Any]) -> np.ndarray:
 def parameters(state: State, config: Mapping[str, Any]) -> dict[str, jax.Array]:
     """What `precision.field` takes besides the electrodes, after the original's switches."""
     groups = config["n_gaussians_per_point"]
-    amplitude = _by_group(_get(state, "amplitude"), groups)
+    amplitude = _by_group(entry(state, "amplitude"), groups)
     if config["covariance_mode"] == "isotropic_scalar":
-        spread = (_by_group(_get(state, f"log_sigma_{k}"), groups) for k in ("space", "time"))
+        spread = (_by_group(entry(state, f"log_sigma_{k}"), groups) for k in ("space", "time"))
         diagonal, off_diagonal = precision.isotropic(*spread)
     else:
         diagonal, off_diagonal = precision.cholesky(
-            _by_group(_get(state, "chol_log_diag"), groups),
-            _by_group(_get(state, "chol_off_diag"), groups),
+            _by_group(entry(state, "chol_log_diag"), groups),
+            _by_group(entry(state, "chol_off_diag"), groups),
             config["covariance_mode"],
             _off_diagonal(config),
         )
     if config["center_mode"] == "learnable":
-        centres = _by_group(_get(state, "centers"), groups)
+        centres = _by_group(entry(state, "centers"), groups)
     else:
         centres = jnp.asarray(points(state, config), amplitude.dtype)
     return {
         "centres": centres,
         "diagonal": diagonal,
         "off_diagonal": off_diagonal,
-        "time": _by_group(_get(state, "mu_t"), groups),
+        "time": _by_group(entry(state, "mu_t"), groups),
         "amplitude": amplitude,
     }
 
@@ -318,35 +316,19 @@ def _two(state: State, name: str) -> PyTree:
 
 
 def _layer(state: State, name: str) -> dict[str, jax.Array]:
-    return {"kernel": _get(state, f"{name}.weight"), "bias": _get(state, f"{name}.bias")}
+    return {"kernel": entry(state, f"{name}.weight"), "bias": entry(state, f"{name}.bias")}
 
 
 def _matrix(state: State, operator: str, groups: int) -> jax.Array:
     if operator == "leadfield_matrix":
-        matrix = _get(state, "leadfield_buf")
+        matrix = entry(state, "leadfield_buf")
     elif "proj_w" in state:
-        matrix = _get(state, "proj_w")
+        matrix = entry(state, "proj_w")
     else:
-        matrix = jnp.matmul(_get(state, "proj_u"), _get(state, "proj_v"), precision="highest")
+        matrix = jnp.matmul(entry(state, "proj_u"), entry(state, "proj_v"), precision="highest")
     return _by_group(matrix.T, groups).transpose(2, 0, 1)
 
 
 def _by_group(x: jax.Array, groups: int) -> jax.Array:
     """`[N, ...]` with n = p · G + g as `[G, P, ...]`."""
     return x.reshape(-1, groups, *x.shape[1:]).swapaxes(0, 1)
-
-
-def _get(state: State, name: str) -> jax.Array:
-    if name not in state:
-        raise ConfigError(f"state dict: no entry {name!r}; it has {', '.join(sorted(state))}")
-    return jnp.asarray(state[name])
-
-
-def _in(dtype: str, state: State) -> State:
-    """The state of today's names, its floating numbers as `dtype`."""
-    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        raise ConfigError(f"dtype {dtype!r}: JAX computes in float32; call under jax.enable_x64()")
-    return {
-        name: jnp.asarray(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-        for name, x in with_current_names(state).items()
-    }

@@ -23,8 +23,10 @@ def save_params(path: Path, params: PyTree) -> None:
     ocp.save(path.absolute(), jax.tree.map(np.asarray, params))
 
 
-def load_params(path: Path, like: PyTree) -> PyTree:
+def load_params(path: Path, like: PyTree = None) -> PyTree:
     """Read params that have the structure, shapes and types of `like` (see `Method.init`).
+
+    None takes them as they are: nested dicts.
 
     Raises:
       ConfigError: no checkpoint, or one of another structure.
@@ -36,7 +38,8 @@ def load_params(path: Path, like: PyTree) -> PyTree:
     except Exception as error:  # orbax raises many kinds; the user needs one line with the folder
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(f"{path}: cannot be loaded as a checkpoint: {reason[0]}") from error
-    holds, expected = _leaves(found), _leaves(like)
+    holds = _leaves(found)
+    expected = holds if like is None else _leaves(like)
     wrong = [name for name in holds | expected if holds.get(name) != expected.get(name)]
     if wrong:
         raise ConfigError(
@@ -75,11 +78,29 @@ def save_leaves(folder: Path, stage: str, state: PyTree, position: dict[str, Any
 
 def newest(folder: Path) -> tuple[Path, str] | None:
     """The newest complete folder that `save_leaves` made, and its stage."""
+    found = highest(folder)
+    return found and (found, json.loads((found / "position.json").read_text())["stage"])
+
+
+def highest(folder: Path) -> Path | None:
+    """Of the complete entries, which have numbers for names, that with the highest."""
     numbers = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
-    if not numbers:
-        return None
-    found = folder / str(max(numbers))
-    return found, json.loads((found / "position.json").read_text())["stage"]
+    return folder / str(max(numbers)) if numbers else None
+
+
+def save_finished(folder: Path, count: int, params: PyTree) -> None:
+    """Replace what `folder` keeps by the params after `count` stages, as `save_leaves` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    old = list(folder.iterdir())
+    save_params(folder / str(count), params)
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load_finished(folder: Path) -> tuple[int, PyTree] | None:
+    """What `save_finished` kept: how many stages, and the params after them."""
+    found = highest(folder)
+    return found and (int(found.name), load_params(found))
 
 
 def load_leaves(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:

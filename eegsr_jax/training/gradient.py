@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +19,10 @@ from eegsr_jax.errors import MethodError
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage
 from eegsr_jax.methods.moments import VALIDATE
+from eegsr_jax.training.derived import Lookup, blank, derive
 from eegsr_jax.training.journal import Journal
 from eegsr_jax.training.sharding import check_mesh, specs
-from eegsr_jax.training.windows import Windows
+from eegsr_jax.training.windows import Batch, Windows, padded
 from eegsr_jax.typing import PyTree
 
 
@@ -84,7 +84,7 @@ def step(
     geometry: Geometry,
     mesh: Mesh | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One step and its metrics. `batch["eeg"]` is `[batch, M, time]`, `key` that of the stage.
+    """One step and its metrics. `batch` is the loss's but for the keys; `key` is the stage's.
 
     Pure; to be jitted. On a mesh the batch is spread over its axis "windows", and what has points
     over "gaussians".
@@ -93,9 +93,10 @@ def step(
 
     axes = _axes(mesh)
 
-    def loss(own, frozen, eeg, key, geometry):
-        keys = _keys(key, eeg.shape[0], jax.lax.axis_index(WINDOWS) if WINDOWS in axes else 0)
-        value, metrics = stage.loss(frozen | own, {"eeg": eeg, "key": keys}, geometry)
+    def loss(own, frozen, batch, key, geometry):
+        share = jax.lax.axis_index(WINDOWS) if WINDOWS in axes else 0
+        keys = _keys(key, batch["eeg"].shape[0], share)
+        value, metrics = stage.loss(frozen | own, batch | {"key": keys}, geometry)
         found = {"loss": value} | metrics
         for axis in axes:  # means over windows and over points: of equal shares, see `check_mesh`
             found = {name: jax.lax.pmean(x, axis) for name, x in found.items()}
@@ -107,7 +108,7 @@ def step(
         given = own, specs(stage, frozen, mesh), along(mesh, WINDOWS), same, same
         slope = shard_map(slope, mesh, given, (own, same))
     own_key = jax.random.fold_in(key, state.step)
-    gradients, metrics = slope(state.params, frozen, batch["eeg"], own_key, geometry)
+    gradients, metrics = slope(state.params, frozen, batch, own_key, geometry)
     with jax.numpy_dtype_promotion("standard"):  # optax multiplies int32 counts and float32
         updates, optimizer = stage.optimizer(steps).update(gradients, state.optimizer, state.params)
         own = optax.apply_updates(state.params, updates)
@@ -177,12 +178,12 @@ def train_stage(
       mesh: with an axis "windows", over which each batch is spread, or "gaussians", over which
         what has points is, or both. All else is on all devices. With several processes each gives
         the same arguments, and reads all windows.
-      journal: is told of every epoch, keeps what resuming needs, and says when to stop. Of several
-        processes the first one's is told, and nothing is kept.
+      journal: is told of every epoch, keeps what resuming needs and what the stage derives, and
+        says when to stop. Of several processes the first one's is told, and nothing is kept.
 
     Raises:
-      MethodError: no training windows, a mesh that does not fit, or a loss or score that is not
-        finite.
+      MethodError: no training windows, a mesh that does not fit, a loss or score that is not
+        finite, or see `derived.derive`.
     """
     journal = Journal() if journal is None or jax.process_index() else journal
     resumable = jax.process_count() == 1
@@ -193,12 +194,16 @@ def train_stage(
     state, progress, given = start(stage, params, steps), Progress(), params
     if mesh is not None:
         check_mesh(stage, params, mesh, (WINDOWS, GAUSSIANS))
+    keeper = journal if resumable else Journal()
+    derived = derive(stage, params, geometry, windows, key, keeper)
+    seed = order_seed(key)
+    if mesh is not None:
         params, state = (place(x, mesh, specs(stage, x, mesh)) for x in (params, state))
         geometry, key = place((geometry, key), mesh, PartitionSpec())
     best, sums = state.average, None
-    validation = _validation(windows, stage, geometry, mesh)
-    source = _source(windows, stage, order_seed(key), mesh)
-    if resumable and (found := journal.resume(stage.name, (state, best))) is not None:
+    validation = _validation(windows, stage, derived.validate, geometry, mesh)
+    source = _source(windows, stage, derived.train, seed, mesh)
+    if (found := keeper.resume(stage.name, (state, best))) is not None:
         (state, best), position = found
         if mesh is not None:
             state, best = (place(x, mesh, specs(stage, x, mesh)) for x in (state, best))
@@ -218,8 +223,8 @@ def train_stage(
             state, new = run(state, params, next(source), key, geometry)
             metrics = new if metrics is None else jax.tree.map(jnp.add, metrics, new)
             taken += 1
-            if resumable and journal.due():
-                _keep(journal, stage, state, best, progress, source, metrics)
+            if keeper.due():
+                _keep(keeper, stage, state, best, progress, source, metrics)
         assert metrics is not None
         means = {name: float(x) / per_epoch for name, x in metrics.items()}
         value = validation(params | state.average)
@@ -249,10 +254,11 @@ def train_stage(
 def warm_up(stage: GradientStage, params: PyTree, geometry: Geometry, windows: Windows) -> PyTree:
     """Compile what `train_stage` will run; one step and one score, thrown away."""
     steps = windows.steps(stage.batch_size) * stage.epochs
-    batch = next(_source(windows, stage, 0, None))
+    derived = blank(stage, params, geometry, windows)
+    batch = next(_source(windows, stage, derived.train, 0, None))
     state = start(stage, params, steps)
     run = _compiled_step(stage, steps, None)
-    validation = _validation(windows, stage, geometry, None)
+    validation = _validation(windows, stage, derived.validate, geometry, None)
     return run(state, params, batch, jax.random.key(0), geometry), validation(params)
 
 
@@ -270,44 +276,52 @@ def _compiled_step(stage: GradientStage, steps: int, mesh: Mesh | None):
     return jax.jit(run)
 
 
-def _source(windows: Windows, stage: GradientStage, seed: int, mesh: Mesh | None):
+def _source(windows: Windows, stage: GradientStage, derived: Lookup, seed: int, mesh: Mesh | None):
     """Batches on the device; on a mesh each process puts its own rows of every batch there."""
     batches = windows.shuffled(stage.batch_size, stage.overlap, seed)
     if mesh is None:
-        return device_prefetch(batches)
+        return device_prefetch(_Batches(batches, derived, slice(None)))
     sharding = NamedSharding(mesh, along(mesh, WINDOWS))
-    parts = sharding.addressable_devices_indices_map((stage.batch_size,)).values()
     every = np.arange(stage.batch_size)
+    parts = sharding.addressable_devices_indices_map((stage.batch_size,)).values()
     rows = np.unique(np.concatenate([every[part] for part in parts if part is not None]))
-    return device_prefetch(_Rows(batches, rows), sharding=sharding)
+    return device_prefetch(_Batches(batches, derived, rows), sharding=sharding)
 
 
-class _Rows:
-    """Some rows of every batch: the order of windows then does not depend on the processes."""
+class _Batches:
+    """Some rows of every batch, so that the order of windows does not depend on the processes."""
 
-    def __init__(self, batches: Any, rows: np.ndarray):
-        self._batches, self._rows = iter(batches), rows
+    def __init__(self, batches: Any, derived: Lookup, rows: np.ndarray | slice):
+        self._batches, self._derived, self._rows = iter(batches), derived, rows
         self.get_state, self.set_state = self._batches.get_state, self._batches.set_state
 
-    def __iter__(self) -> _Rows:
+    def __iter__(self) -> _Batches:
         return self
 
-    def __next__(self) -> dict[str, np.ndarray]:
-        return {"eeg": next(self._batches)["eeg"][self._rows]}
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        return {"eeg": batch["eeg"][self._rows]} | self._derived(batch["index"][self._rows])
 
 
-def _validation(windows: Windows, stage: GradientStage, geometry: Geometry, mesh: Mesh | None):
+def _validation(
+    windows: Windows, stage: GradientStage, derived: Lookup, geometry: Geometry, mesh: Mesh | None
+):
     """Params -> their score on the validation windows; NaN where there are none."""
     eeg = windows.load(VALIDATE)
     size = min(stage.batch_size, len(eeg)) if mesh is None else stage.batch_size
-    batches = list(_padded(eeg, size)) if len(eeg) else []
+    every = {"eeg": eeg, "part": np.full(len(eeg), VALIDATE, np.int32)}
+    every |= derived(np.arange(len(eeg)))
+    batches = [
+        padded({name: x[begin : begin + size] for name, x in every.items()}, size)
+        for begin in range(0, len(eeg), max(size, 1))
+    ]
     run = _compiled_score(stage, mesh)
 
     def mean(params: PyTree) -> float:
         if not batches:
             return math.nan
-        given = batches if mesh is None else (spread(batch, mesh) for batch in batches)
-        sums = [run(params, batch, geometry) for batch in given]
+        placed = batches if mesh is None else (spread(batch, mesh) for batch in batches)
+        sums = [run(params, batch, geometry) for batch in placed]
         error, power = np.sum([np.asarray(s, np.float64) for s in sums], 0)
         return float(error / power)
 
@@ -320,15 +334,6 @@ def _compiled_score(stage: GradientStage, mesh: Mesh | None):
         return score(stage, params, batch, geometry, mesh)
 
     return jax.jit(run)
-
-
-def _padded(eeg: np.ndarray, size: int) -> Iterator[dict[str, np.ndarray]]:
-    for begin in range(0, len(eeg), size):
-        part = np.full(size, -1, np.int32)
-        part[: len(eeg) - begin] = VALIDATE
-        batch = np.zeros((size, *eeg.shape[1:]), np.float32)
-        batch[: min(size, len(eeg) - begin)] = eeg[begin : begin + size]
-        yield {"eeg": batch, "part": part}
 
 
 def refuse_not_finite(

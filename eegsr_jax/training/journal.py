@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import shutil
 import signal
 import sys
 import threading
@@ -16,7 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from eegsr_jax.errors import ConfigError
-from eegsr_jax.training.checkpoint import load_leaves, newest, save_leaves
+from eegsr_jax.training.checkpoint import (
+    load_finished,
+    load_leaves,
+    newest,
+    save_finished,
+    save_leaves,
+)
 from eegsr_jax.typing import PyTree
 
 Number = int | float | str
@@ -47,6 +54,18 @@ class Journal:
     def resume(self, stage: str, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """What `keep` saved last, in the structure of `like`; None where there is nothing."""
 
+    def finish(self, count: int, params: PyTree) -> None:
+        """Saves the params after the first `count` stages. May raise `Stopped`."""
+
+    def finished(self) -> tuple[int, PyTree] | None:
+        """What `finish` was told last; None where there is nothing."""
+
+    def scratch(self) -> Path | None:
+        """A folder for what the current stage can make again; None where there is none."""
+
+    def halt(self) -> None:
+        """Where nothing is left to save: may raise `Stopped`."""
+
 
 class RunJournal(Journal):
     """A run directory's `metrics.jsonl` and `checkpoints/progress`.
@@ -70,6 +89,11 @@ class RunJournal(Journal):
     ):
         self.folder, self.every = folder, every
         self._open_folder, self._say, self._stop = open_folder, say, False
+        progress = folder / "checkpoints" / "progress"
+        # The params after the stages that are finished, the state within one, and what it derives.
+        self._stages, self._within, self._scratch = (
+            progress / name for name in ("stages", "within", "derived")
+        )
         self._kept = time.monotonic()
         for name in writers:
             check_writer(name)
@@ -102,15 +126,13 @@ class RunJournal(Journal):
 
     def keep(self, stage: str, state: PyTree, position: dict[str, Any]) -> None:
         """Saves; then ends the run when a signal has asked to stop."""
-        save_leaves(self._progress, stage, state, position)
+        save_leaves(self._within, stage, state, position)
         self._kept = time.monotonic()
-        if self._stop:
-            self._say(f"{stage}: stopped, and saved; the same command goes on")
-            raise Stopped()
+        self.halt()
 
     def resume(self, stage: str, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """The newest checkpoint of this stage."""
-        found = newest(self._progress)
+        found = newest(self._within)
         if found is None or found[1] != stage:
             self._forget_after(stage, -1)
             return None
@@ -119,9 +141,28 @@ class RunJournal(Journal):
         self._say(f"{stage}: resumed in epoch {position['progress']['epoch'] + 1}")
         return state, position
 
-    @property
-    def _progress(self) -> Path:
-        return self.folder / "checkpoints" / "progress"
+    def finish(self, count: int, params: PyTree) -> None:
+        """Saves, in the place of all that was kept; then ends the run as `keep` does."""
+        save_finished(self._stages, count, params)
+        for path in (self._within, self._scratch):
+            shutil.rmtree(path, ignore_errors=True)
+        self.halt()
+
+    def finished(self) -> tuple[int, PyTree] | None:
+        """The stages that need not run again."""
+        return load_finished(self._stages)
+
+    def scratch(self) -> Path:
+        """A folder of the run directory that is deleted with its progress."""
+        self._open_folder()
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        return self._scratch
+
+    def halt(self) -> None:
+        """Ends the run when a signal has asked to stop."""
+        if self._stop:
+            self._say("stopped, and saved; the same command goes on")
+            raise Stopped()
 
     def _forget_after(self, stage: str, epoch: int) -> None:
         """Drops metrics of epochs that will be run again, so that none is listed twice."""

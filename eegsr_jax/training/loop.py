@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 
 from eegsr_jax.errors import ConfigError, MethodError
 from eegsr_jax.geometry import Geometry
-from eegsr_jax.methods.base import Method, MomentStage, Stage
+from eegsr_jax.methods.base import GradientStage, Method, MomentStage, Stage
 from eegsr_jax.training.gradient import train_stage
 from eegsr_jax.training.journal import Journal
-from eegsr_jax.training.windows import MemoryWindows
+from eegsr_jax.training.windows import MemoryWindows, padded
 from eegsr_jax.typing import PyTree
 
 Batches = Callable[[], Iterable[dict[str, np.ndarray]]]  # each call is one pass over the data
@@ -43,23 +43,50 @@ def fit(
       params: start from these instead (to calibrate a trained method to a subject).
       mesh: over which gradient stages spread, see `gradient.train_stage`; the rest runs on the
         default device, of every process.
-      journal: metrics and checkpoints of gradient stages; None keeps none.
+      journal: metrics and checkpoints; None keeps none. Stages that it has finished are left out.
 
     Returns:
       Trained params, a plain nested dict.
 
     Raises:
       MethodError: an observed channel is not among the targets, so that it has no training data;
-        or the fit is not finite.
+        two stages have one name; or the fit is not finite.
     """
+    refuse_twins(method)
     key = jax.random.key(0) if key is None else key
     start, *keys = stage_keys(method, key)
-    _refuse_absent(method, geometry)
-    params = initial(method, geometry, start) if params is None else params
-    for stage, own in zip(method.stages, keys, strict=True):
+    if params is None:
+        params = initial(method, geometry, start)
+    else:
+        _refuse_absent(method, geometry)
+    keeper = Journal() if journal is None or jax.process_count() > 1 else journal
+    done, params = keeper.finished() or (0, params)
+    begun = False
+    for count, (stage, own) in enumerate(zip(method.stages, keys, strict=True), 1):
+        begun = begun or isinstance(stage, GradientStage)
+        if count <= done:
+            continue
         params = run_stage(stage, params, geometry, batches, own, mesh=mesh, journal=journal)
         refuse_nan(method, params)
+        # Nothing is kept of closed forms before the first gradient stage: they take seconds.
+        if begun and count < len(method.stages):
+            keeper.finish(count, params)
     return params
+
+
+def refuse_twins(method: Method) -> None:
+    """Refuse two gradient stages of one name: metrics and checkpoints go by it.
+
+    Raises:
+      MethodError: there are.
+    """
+    names = [stage.name for stage in method.stages if isinstance(stage, GradientStage)]
+    for name in names:
+        if names.count(name) > 1:
+            raise MethodError(
+                f"{method.name}: {names.count(name)} stages are called {name!r}; give each a name "
+                "of its own, by which metrics and checkpoints tell them apart"
+            )
 
 
 def stage_keys(method: Method, key: jax.Array) -> list[jax.Array]:
@@ -143,8 +170,12 @@ def accumulate(
     geometry = nameless(geometry)
     sums, size = stage.start(params, geometry), 0
     for batch in batches:
-        size = max(size, len(batch["part"]))
-        sums = jitted(stage.update)(params, sums, _padded(batch, size), geometry)
+        own = {
+            "eeg": np.asarray(batch["eeg"], np.float32),
+            "part": np.asarray(batch["part"], np.int32),
+        }
+        size = max(size, len(own["part"]))
+        sums = jitted(stage.update)(params, sums, padded(own, size), geometry)
     return sums
 
 
@@ -163,13 +194,3 @@ def nameless(geometry: Geometry) -> Geometry:
     """The geometry without names, which are static: layouts of one size then share a program."""
     values = {k: getattr(geometry, k) for k in ("observed", "target", "observed_index", "centre")}
     return Geometry(**values)
-
-
-def _padded(batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    short = size - len(batch["part"])
-    eeg = np.asarray(batch["eeg"], np.float32)
-    part = np.asarray(batch["part"], np.int32)
-    if short:
-        eeg = np.concatenate([eeg, np.zeros((short, *eeg.shape[1:]), np.float32)])
-        part = np.concatenate([part, np.full(short, -1, np.int32)])
-    return {"eeg": eeg, "part": part}

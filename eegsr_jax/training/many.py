@@ -23,6 +23,7 @@ from eegsr_jax.distributed import AXES, MODELS, WINDOWS, along, gathered, place
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage, Method, MomentStage
 from eegsr_jax.methods.moments import TRAIN, VALIDATE
+from eegsr_jax.training.derived import derive
 from eegsr_jax.training.gradient import (
     Progress,
     State,
@@ -38,11 +39,12 @@ from eegsr_jax.training.loop import (
     initial,
     nameless,
     refuse_nan,
+    refuse_twins,
     solve,
     stage_keys,
 )
 from eegsr_jax.training.sharding import check_mesh, specs
-from eegsr_jax.training.windows import Windows
+from eegsr_jax.training.windows import Batch, Windows, filled, padded
 from eegsr_jax.typing import PyTree
 
 
@@ -76,6 +78,7 @@ def fit_many(
     Raises:
       MethodError: see `fit`.
     """
+    refuse_twins(method)
     journal = Journal() if journal is None or jax.process_index() else journal
     keys = [stage_keys(method, task.key) for task in tasks]
     params = [initial(method, t.geometry, k[0]) for t, k in zip(tasks, keys, strict=True)]
@@ -109,10 +112,10 @@ def _gradients(stage: GradientStage, params, tasks, keys, mesh, journal) -> list
     out = list(params)
     for (_, per_epoch), members in groups.items():
         short = 0 if mesh is None else -len(members) % mesh.shape.get(MODELS, 1)
-        filled = members + members[-1:] * short
+        models = members + members[-1:] * short
         trained = _train_group(
             stage,
-            *([x[i] for i in filled] for x in (params, tasks, keys)),
+            *([x[i] for i in models] for x in (params, tasks, keys)),
             count=len(members),
             per_epoch=per_epoch,
             mesh=mesh,
@@ -127,6 +130,8 @@ def _train_group(
     stage, params, tasks, keys, *, count: int, per_epoch: int, mesh: Mesh | None, journal: Journal
 ) -> list[PyTree]:
     """Params of the first `count` models; those after them fill a mesh."""
+    if mesh is not None:
+        check_mesh(stage, params[0], mesh, AXES)
     sets = list({id(task.windows): task.windows for task in tasks}.values())
     which = np.array([[w is task.windows for w in sets].index(True) for task in tasks])
     loaded = [w.load(TRAIN, stage.overlap) for w in sets]
@@ -135,15 +140,23 @@ def _train_group(
         for w, key in zip(which, keys, strict=True)
     ]
     data, steps = _stacked(loaded), per_epoch * stage.epochs
+    own = [
+        derive(stage, each, nameless(task.geometry), task.windows, key, Journal())
+        for each, task, key in zip(params[:count], tasks, keys, strict=False)
+    ]
+    own += own[-1:] * (len(tasks) - count)
+    derived = _by_model(
+        [x.train(np.arange(len(loaded[w]))) for x, w in zip(own, which, strict=True)]
+    )
     given, where, key = _stack(params), _stack([nameless(t.geometry) for t in tasks]), _stack(keys)
     states = _stack([start(stage, each, steps) for each in params])
     sets_of = which
     if mesh is not None:
-        check_mesh(stage, params[0], mesh, AXES)
         given, states = (place(x, mesh, _specs(stage, x, mesh)) for x in (given, states))
         where, key, sets_of = place((where, key, which), mesh, along(mesh, MODELS))
+        derived = place(derived, mesh, along(mesh, MODELS))
         data = place(data, mesh, PartitionSpec())
-    score_all = _validation(stage, sets, which, where, mesh)
+    score_all = _validation(stage, sets, which, [x.validate for x in own], where, mesh)
     scores = score_all(given)
     progress = [Progress(best_score=float(s)) for s in scores]
     best, done = states.average, np.zeros(len(tasks), bool)
@@ -155,7 +168,7 @@ def _train_group(
         rows = np.stack([[order(n) for order in orders] for n in numbers])
         if mesh is not None:
             rows = place(rows, mesh, along(mesh, MODELS, 1))
-        states, metrics = run(states, given, data, sets_of, rows, key, where)
+        states, metrics = run(states, given, data, derived, sets_of, rows, key, where)
         metrics = gathered(metrics, mesh)
         scores = score_all(given | states.average)
         better = np.zeros(len(tasks), bool)
@@ -206,28 +219,32 @@ def _compiled_epoch(stage: GradientStage, steps: int, mesh: Mesh | None):
     def run(state, params, batch, key, geometry):
         return step(stage, steps, state, params, batch, key, geometry, mesh)
 
-    def epoch(states: State, params, data, which, rows, keys, where):
+    def epoch(states: State, params, data, derived, which, rows, keys, where):
         def one(states, rows):
-            eeg = data[which[:, None], rows]  # [model, batch, M, time]
-            return jax.vmap(run)(states, params, {"eeg": eeg}, keys, where)
+            batch = {"eeg": data[which[:, None], rows]}  # [model, batch, M, time]
+            batch |= jax.vmap(lambda own, rows: jax.tree.map(lambda x: x[rows], own))(derived, rows)
+            return jax.vmap(run)(states, params, batch, keys, where)
 
         states, metrics = jax.lax.scan(one, states, rows)
         return states, jax.tree.map(lambda x: x.mean(0), metrics)
 
     own, whole, second = PartitionSpec(MODELS), PartitionSpec(), PartitionSpec(None, MODELS)
-    return _over_models(epoch, mesh, (own, own, whole, own, second, own, own), own)
+    return _over_models(epoch, mesh, (own, own, whole, own, own, second, own, own), own)
 
 
-def _validation(stage, sets: Sequence[Windows], which: np.ndarray, where, mesh: Mesh | None):
+def _validation(stage, sets: Sequence[Windows], which: np.ndarray, derived, where, mesh):
     """Stacked params -> the score of every model."""
     own = [w.load(VALIDATE) for w in sets]
     size, most = stage.batch_size, max(len(eeg) for eeg in own)
+    every = [
+        {"eeg": own[w], "part": np.full(len(own[w]), VALIDATE, np.int32)}
+        | lookup(np.arange(len(own[w])))
+        for w, lookup in zip(which, derived, strict=True)
+    ]
     batches = []
     for begin in range(0, most, size):
-        eeg = np.stack([_at_least(x[begin : begin + size], size) for x in own])
-        left = np.array([len(x) - begin for x in own])
-        part = np.where(np.arange(size)[None] < left[:, None], VALIDATE, -1).astype(np.int32)
-        batches.append({"eeg": jnp.asarray(eeg[which]), "part": jnp.asarray(part[which])})
+        cut = [{name: x[begin : begin + size] for name, x in each.items()} for each in every]
+        batches.append(_stack([padded(batch, size) for batch in cut]))
     if mesh is not None:
         rows = PartitionSpec(*along(mesh, MODELS) or (None,), *along(mesh, WINDOWS))
         batches = place(batches, mesh, rows)
@@ -253,16 +270,16 @@ def _compiled_scores(stage: GradientStage, mesh: Mesh | None):
     return _over_models(jax.vmap(run), mesh, own, own)
 
 
-def _at_least(eeg: np.ndarray, size: int) -> np.ndarray:
-    short = max(size - len(eeg), 0)
-    return np.concatenate([eeg, np.zeros((short, *eeg.shape[1:]), eeg.dtype)])
-
-
 def _stacked(arrays: Iterable[np.ndarray]) -> jax.Array:
     """Arrays of several lengths along a new first axis; what fills them up is never drawn."""
     arrays = list(arrays)
     most = max(len(x) for x in arrays)
-    return jnp.stack([_at_least(x, most) for x in arrays])
+    return jnp.stack([filled(x, most) for x in arrays])
+
+
+def _by_model(batches: Sequence[Batch]) -> dict[str, jax.Array]:
+    """What is derived of each model's windows, `_stacked`."""
+    return {name: _stacked(batch[name] for batch in batches) for name in batches[0]}
 
 
 def _stack(trees: Sequence[PyTree]) -> PyTree:

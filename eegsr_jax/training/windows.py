@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -58,6 +60,31 @@ def layout_geometry(
     return make_geometry(observed, channels, {n: positions[n] for n in channels})
 
 
+def filled(x: np.ndarray, size: int, value: float = 0) -> np.ndarray:
+    """At least `size` rows: what is short is filled up with a value."""
+    short = max(size - len(x), 0)
+    return np.concatenate([x, np.full((short, *x.shape[1:]), value, x.dtype)]) if short else x
+
+
+def padded(batch: Batch, size: int) -> Batch:
+    """A batch of at least `size` windows, so that a short one needs no program of its own."""
+    return {name: filled(x, size, -1 if name == "part" else 0) for name, x in batch.items()}
+
+
+class Recorded(NamedTuple):
+    """The windows of one recording, or all windows that lie in memory.
+
+    Attributes:
+      places: `[windows]`, where they stand among those of `Windows.load`.
+      identity: what tells them from all others; None where nothing does.
+      read: size of a batch -> `[batch, M, time]`, one after another, in the order of `places`.
+    """
+
+    places: np.ndarray
+    identity: str | None
+    read: Callable[[int], Iterator[np.ndarray]]
+
+
 class Windows(Protocol):
     """What stages read. A call is one pass: `{"eeg": [batch, M, time], "part": [batch]}`."""
 
@@ -70,12 +97,29 @@ class Windows(Protocol):
         ...
 
     def shuffled(self, batch_size: int, overlap: int, seed: int) -> Any:
-        """Full batches of training windows without end; `get_state` and `set_state` as grain's."""
+        """Full batches of training windows without end; `get_state` and `set_state` as grain's.
+
+        They are `{"eeg": [batch, M, time], "index": [batch]}`, where the windows stand in `load`.
+        """
         ...
 
     def load(self, part: int, overlap: int = 1) -> np.ndarray:
         """All training (0) or all validation (1) windows, `[windows, M, time]`."""
         ...
+
+    def recorded(self, part: int, overlap: int = 1) -> list[Recorded]:
+        """The windows of `load`, recording by recording."""
+        ...
+
+
+def unchanged(eeg: np.ndarray) -> np.ndarray:
+    """The windows as they are."""
+    return eeg
+
+
+def _number(recording: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """One number for each window of a store."""
+    return (recording.astype(np.int64) << 40) + start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +140,7 @@ class StoreWindows:
     window: int
     batch_size: int
     channels: tuple[str, ...]
-    shown: Callable[[np.ndarray], np.ndarray] = lambda eeg: eeg
+    shown: Callable[[np.ndarray], np.ndarray] = unchanged
 
     def __call__(self) -> Iterator[Batch]:
         """See `Windows`."""
@@ -113,25 +157,56 @@ class StoreWindows:
 
     def shuffled(self, batch_size: int, overlap: int, seed: int) -> Any:
         """See `Windows`."""
+        stride = self._stride(overlap)
         batches = self._read(
-            self.train,
-            batch_size=batch_size,
-            stride=max(self.window // overlap, 1),
-            shuffle=True,
-            seed=seed,
-            epochs=None,
+            self.train, batch_size=batch_size, stride=stride, shuffle=True, seed=seed, epochs=None
         )
-        return iter(batches.map(lambda batch: {"eeg": self.shown(batch["eeg"])}))
+        numbers = _number(
+            *window_index(self.store, self.train, window=self.window, stride=stride).T
+        )
+        order = np.argsort(numbers, kind="stable")
+        ordered = numbers[order]
+
+        def made(batch: Batch) -> Batch:
+            places = np.searchsorted(ordered, _number(batch["recording"], batch["start"]))
+            return {"eeg": self.shown(batch["eeg"]), "index": order[places]}
+
+        return iter(batches.map(made))
 
     def load(self, part: int, overlap: int = 1) -> np.ndarray:
         """See `Windows`."""
         segments = (self.train, self.validate)[part]
         found = [np.zeros((0, len(self.channels), self.window), np.float32)]
         if segments:
-            stride = max(self.window // overlap, 1)
-            read = self._read(segments, batch_size=256, stride=stride)
+            read = self._read(segments, batch_size=256, stride=self._stride(overlap))
             found += [self.shown(batch["eeg"]) for batch in read]
         return np.concatenate(found)
+
+    def recorded(self, part: int, overlap: int = 1) -> list[Recorded]:
+        """See `Windows`."""
+        segments, stride = (self.train, self.validate)[part], self._stride(overlap)
+        if not segments:
+            return []
+        index = window_index(self.store, segments, window=self.window, stride=stride)
+        found = []
+        for number in dict.fromkeys(index[:, 0].tolist()):
+            recording = self.store.recordings[number]
+            places = np.flatnonzero(index[:, 0] == number)
+            starts = hashlib.sha256(index[places, 1].tobytes()).hexdigest()
+            identity = f"{recording.sha256} {self.channels} {self.window} {starts}"
+            own = tuple(s for s in segments if s.key == recording.key)
+            known = identity if self.shown is unchanged else None
+            found.append(Recorded(places, known, partial(self._in_order, own, stride)))
+        return found
+
+    def _in_order(
+        self, segments: Sequence[Segment], stride: int, size: int
+    ) -> Iterator[np.ndarray]:
+        for batch in self._read(segments, batch_size=size, stride=stride):
+            yield self.shown(batch["eeg"])
+
+    def _stride(self, overlap: int) -> int:
+        return max(self.window // overlap, 1)
 
     def _read(self, segments: Sequence[Segment], **options: Any) -> Any:
         return pipeline(self.store, segments, window=self.window, channels=self.channels, **options)
@@ -167,6 +242,15 @@ class MemoryWindows:
         del overlap
         return self._eeg[self._part == part]
 
+    def recorded(self, part: int, overlap: int = 1) -> list[Recorded]:
+        """See `Windows`."""
+        eeg = self.load(part, overlap)
+
+        def read(size: int) -> Iterator[np.ndarray]:
+            return (eeg[begin : begin + size] for begin in range(0, len(eeg), size))
+
+        return [Recorded(np.arange(len(eeg)), None, read)] if len(eeg) else []
+
 
 class _Endless:
     def __init__(self, eeg: np.ndarray, order: Order):
@@ -178,7 +262,7 @@ class _Endless:
     def __next__(self) -> Batch:
         rows = self._order(self._step)
         self._step += 1
-        return {"eeg": self._eeg[rows]}
+        return {"eeg": self._eeg[rows], "index": rows}
 
     def get_state(self) -> dict[str, Any]:
         return {"step": self._step}

@@ -121,9 +121,17 @@ def test_the_summary_of_a_run(run, capsys):
     assert sum(sizes) > 5 * 20 * 12
 
 
-def test_the_metrics_of_a_run_are_told(field_run, capsys):
+@pytest.mark.parametrize(
+    ("changes", "scores"),
+    [
+        ({}, "loss 0.5, validation 0.25, best 0.125 in epoch 2"),
+        # What NaN is written as: there were no validation windows.
+        ({"validate": None, "best_validate": None, "best_epoch": 3}, "loss 0.5 in epoch 3"),
+    ],
+)
+def test_the_metrics_of_a_run_are_told(field_run, capsys, changes, scores):
     record = {"stage": "field", "epoch": 3, "step": 30, "loss": 0.5, "validate": 0.25,
-              "best_validate": 0.125, "best_epoch": 2}  # fmt: skip
+              "best_validate": 0.125, "best_epoch": 2} | changes  # fmt: skip
     early = record | {"epoch": 2, "loss": 9.0}
     file = field_run / "metrics.jsonl"
     file.write_text("\n".join([json.dumps(early), json.dumps(record), '{"stage": "fi']))
@@ -132,7 +140,7 @@ def test_the_metrics_of_a_run_are_told(field_run, capsys):
     finally:
         file.unlink()
     said = capsys.readouterr().out
-    assert "field        3 epochs, loss 0.5, validation 0.25, best 0.125 in epoch 2\n" in said
+    assert f"field        3 epochs, {scores}\n" in said
 
 
 # -------------------------------------------------------------------------------------- pictures

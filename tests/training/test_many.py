@@ -84,6 +84,7 @@ class Counted:
     def __init__(self, windows, name):
         self.name = name
         self.steps, self.shuffled, self.load = windows.steps, windows.shuffled, windows.load
+        self.recorded = windows.recorded
         self.windows = windows
 
     def __call__(self):
