@@ -70,5 +70,18 @@ def karras_grid(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> Level:
     return grid_at(schedule, np.maximum(times, first + index[::-1]))
 
 
+def angle_grid(steps: int) -> Level:
+    """Angles evenly spaced from pure noise to clean: alpha is the cosine, sigma the sine, t itself.
+
+    Predictions of the noise cannot be read at its first level, where there is nothing else.
+    """
+    if steps < 1:
+        raise ConfigError("a time grid has no steps; give at least one")
+    angle = np.linspace(np.pi / 2, 0, steps + 1)
+    alpha, sigma = np.cos(angle), np.sin(angle)
+    alpha[0], sigma[-1] = 0.0, 0.0
+    return Level(angle, alpha, sigma)
+
+
 def _range(schedule: NoiseSchedule) -> tuple[int, int]:
     return len(schedule.sigma) - 1, int(np.flatnonzero(schedule.sigma)[0])

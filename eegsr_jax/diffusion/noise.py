@@ -14,7 +14,7 @@ def window_keys(key: jax.Array, index: jax.Array) -> jax.Array:
     return draw(key, index)
 
 
-def step_key(key: jax.Array, step: jax.Array) -> jax.Array:
+def step_key(key: jax.Array, step: jax.Array | int) -> jax.Array:
     """Keys of any shape, one of each for a step."""
     draw = jax.random.fold_in
     for _ in range(key.ndim):

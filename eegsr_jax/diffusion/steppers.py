@@ -146,3 +146,29 @@ class Heun:
             return there.alpha / here.alpha * (x - here.sigma * mean) + there.sigma * mean
 
         return jax.lax.cond(there.sigma > 0, corrected, lambda: euler), carry
+
+
+@dataclasses.dataclass(frozen=True)
+class Angular:
+    """Over the angle of a variance-preserving schedule: second order by the step before.
+
+    With alpha = cos a and sigma = sin a, dx/da is v = alpha noise - sigma x0. Of white data of
+    variance one v says nothing, wherever x is: this stepper leaves them as they are in any number
+    of steps, where DDIM loses variance. One evaluation a step; the first step is of first order.
+
+    Source: Adams and Bashforth's two-step rule, for the angle of arXiv 2202.00512.
+    """
+
+    stochastic = False
+
+    def init(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(v of the step before, its length): as if infinitely far back."""
+        return jnp.zeros_like(x), jnp.asarray(-jnp.inf, x.dtype)
+
+    def step(self, predict, x, here, there, noise, carry):
+        """As `Stepper.step`."""
+        before, length_before = carry
+        x0, epsilon = predict(x, here)
+        v = here.alpha * epsilon - here.sigma * x0
+        length = jnp.arctan2(there.sigma, there.alpha) - jnp.arctan2(here.sigma, here.alpha)
+        return x + length * (v + length / (2 * length_before) * (v - before)), (v, length)

@@ -80,9 +80,9 @@ class GradientStage(NamedTuple):
         spreads them; all under the name have that axis. Of what it has, a device sees its own
         share: it may render or fold it (`gaussians.render`), which gives the whole field, and the
         loss and metrics may hold means over points.
-      derive: `(params, {"eeg", "key": [batch]}, geometry) -> {name: [batch, ...]}`: what of a window
-        stays the same while the stage trains, such as latents of a frozen autoencoder. Made once a
-        window and kept; `loss` and `score` find it in their batches, beside the rest.
+      derive: `(params, {"eeg", "key": [batch]}, geometry) -> {name: [batch, ...]}`: what of a
+        window stays the same while the stage trains, such as latents of a frozen autoencoder. Made
+        once a window and kept; `loss` and `score` find it in their batches, beside the rest.
     """
 
     name: str

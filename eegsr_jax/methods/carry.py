@@ -24,6 +24,7 @@ class Carried(NamedTuple):
     Attributes:
       filters: `[taps, M, L']`, from the channels that are given.
       inputs: `[L, L']`: those channels to the ones that were trained on.
+      outputs: `[M', M]`: the targets that were trained on to those of the geometry.
       mean: `[M]`.
       input_mean: `[L']`.
       std: `[M]`.
@@ -34,6 +35,7 @@ class Carried(NamedTuple):
 
     filters: jax.Array
     inputs: jax.Array
+    outputs: jax.Array
     mean: jax.Array
     input_mean: jax.Array
     std: jax.Array
@@ -72,7 +74,7 @@ def _carried(skip: PyTree, std: jax.Array, geometry: Geometry):
     own = _same(given, skip["positions"]).astype(out.dtype)
     bars = jnp.where(unknown, jnp.inf, bars)
     means = out @ skip["mean"], own @ skip["mean"]
-    return filters, into, *means, bars, target, origin, growth
+    return filters, into, out, *means, bars, target, origin, growth
 
 
 @in_float64

@@ -84,7 +84,7 @@ class GatedMLP(nn.Module):
         def dense(size: int, name: str, **options):
             return nn.Dense(size, precision="highest", name=name, **options)
 
-        x = _drop(x, keys, 0, self.dropout[0])
+        x = drop_units(x, keys, 0, self.dropout[0])
         x = dense(self.width, "inputs", use_bias=False)(x)
         gate = nn.gelu(dense(16, "gate_hidden")(state))
         x = x * (1 + jnp.tanh(dense(self.width, "gate", kernel_init=nn.initializers.zeros)(gate)))
@@ -92,13 +92,17 @@ class GatedMLP(nn.Module):
             size = jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-4)
             y = dense(self.width, f"hidden_{block}")(x / size)
             y = nn.gelu(y + dense(self.width, f"state_{block}", use_bias=False)(state))
-            y = _drop(y, keys, block + 2, self.dropout[1])
+            y = drop_units(y, keys, block + 2, self.dropout[1])
             small = nn.initializers.variance_scaling(0.09, "fan_in", "truncated_normal")
             x = x + dense(self.width, f"out_{block}", use_bias=False, kernel_init=small)(y)
-        return _drop(x, keys, 1, self.dropout[2])
+        return drop_units(x, keys, 1, self.dropout[2])
 
 
-def _drop(x: jax.Array, keys: Keys, number: int, share: float) -> jax.Array:
+def drop_units(x: jax.Array, keys: Keys, number: int, share: float) -> jax.Array:
+    """Leaves out a share of the units of `[batch, time, unit]`, all of a window at once.
+
+    `keys` `[batch]`, one a window, or None for none; `number` tells the calls of a network apart.
+    """
     if keys is None or share == 0:
         return x
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eegsr_jax.diffusion.grid import even_grid
+from eegsr_jax.diffusion.grid import angle_grid, even_grid
 from eegsr_jax.diffusion.prediction import Prediction
 from eegsr_jax.diffusion.sample import sample, start_like
 from eegsr_jax.diffusion.schedule import Level, NoiseSchedule
-from eegsr_jax.diffusion.steppers import DDIM, DPMSolver2M, Heun, ddpm
+from eegsr_jax.diffusion.steppers import DDIM, Angular, DPMSolver2M, Heun, ddpm
 from eegsr_jax.errors import ConfigError
 
 DETERMINISTIC = [DDIM(), DPMSolver2M(), Heun()]
@@ -81,6 +81,45 @@ def test_stochastic_samples_have_the_law_of_the_data(gaussian, schedule, oracle_
     # not by carrying the start through: that is what a flow does
     flow = np.corrcoef(found[:, 0], gaussian.flow(start, grid)[:, 0])[0, 1]
     assert flow < (0.1 if stepper.eta == 1 else 0.9)
+
+
+# ------------------------------------------------------------------------------ over the angle
+
+
+def test_over_the_angle_the_error_falls_at_second_order(gaussian):
+    errors = []
+    for steps in (32, 64):
+        grid = angle_grid(steps)
+        alpha, sigma = (np.float32(x) for x in (grid.alpha, grid.sigma))
+        start = start_like(jax.random.key(0), jnp.zeros((64, 3)), grid)
+        grid = grid._replace(t=(alpha, sigma))
+        found = run(gaussian, grid, start, Angular(), Prediction.V)
+        errors.append(np.sqrt(np.mean((found - gaussian.flow(start, grid)) ** 2)))
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.3)
+    assert errors[-1] < 0.02
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_white_data_of_variance_one_stay_as_they_are_in_any_number_of_steps(steps):
+    start = jax.random.normal(jax.random.key(0), (4, 9))
+    options = {"stepper": Angular(), "prediction": Prediction.V}
+    nothing = sample(lambda p, x, t, c: 0 * x, {}, start, None, angle_grid(steps), **options)
+    np.testing.assert_allclose(nothing, start, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match="no steps"):
+        angle_grid(0)
+
+
+def test_a_step_over_the_angle_is_adams_and_bashforths():
+    here, there, length_before = 1.1, 0.7, -0.5
+    step = Step((np.cos(here), np.sin(here)), (np.cos(there), np.sin(there)))
+    v = np.cos(here) * step.epsilon - np.sin(here) * step.x0
+    length = there - here
+    # The line through v here and before, integrated over the step.
+    expected = step.x + length * v + length**2 / (2 * length_before) * (v - step.before)
+    carry = jnp.asarray(step.before), jnp.float32(length_before)
+    np.testing.assert_allclose(step.take(Angular(), carry), expected, rtol=1e-5, atol=1e-6)
+    first = step.take(Angular(), Angular().init(jnp.asarray(step.x)))
+    np.testing.assert_allclose(first, step.x + length * v, rtol=1e-5, atol=1e-6)
 
 
 # --------------------------------------------------------------------------- formulas of the papers
