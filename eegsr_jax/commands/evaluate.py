@@ -6,6 +6,7 @@ eegsr evaluate --dataset=eegbci --root=FOLDER --protocol=within_runs --subject=1
 
 Writes OUT/results.json, results.csv, results.md and report.html. A method's options go in brackets,
 as in lagged_ridge(lags=2). The lagged ridge is always among the methods: it is the number to beat.
+With --level=features or --level=downstream it asks other questions of the same reconstructions.
 """
 
 from __future__ import annotations
@@ -25,11 +26,22 @@ from eegsr_jax.commands.prepare import define_dataset_flags, open_dataset, requi
 from eegsr_jax.data.preprocessing import PREPROCESSING
 from eegsr_jax.data.store import Store, open_store, prepare
 from eegsr_jax.errors import ConfigError
-from eegsr_jax.evaluation import paper, report, sources_compare, sources_page, tables
-from eegsr_jax.evaluation.compare import REFERENCES, Stretch, compare, floor_rows
+from eegsr_jax.evaluation import (
+    levels,
+    levels_page,
+    paper,
+    report,
+    sources_compare,
+    sources_page,
+    tables,
+)
+from eegsr_jax.evaluation.compare import Stretch, compare, floor_rows
+from eegsr_jax.evaluation.downstream_level import DownstreamStudy
+from eegsr_jax.evaluation.feature_level import FeatureLevel
 from eegsr_jax.evaluation.folds import Options, Protocol
 from eegsr_jax.evaluation.protocols import PROTOCOLS, protocol
 from eegsr_jax.evaluation.sources_simulation import Simulation
+from eegsr_jax.evaluation.views import REFERENCES
 from eegsr_jax.layouts import NAMED
 
 ARGUMENTS = ()
@@ -39,6 +51,7 @@ DEFAULT_METHODS = (
 )
 FILES = ("results.json", "results.csv", "results.md", "report.html")
 SOURCES = "sources"
+LEVELS = ("signal", "features", "downstream")
 _RUNS = ("train_runs", "test_runs", "train_sessions", "test_sessions")
 
 
@@ -52,6 +65,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("store", None, text, flag_values=values)
     text = f"One of {', '.join(PROTOCOLS)}; or {SOURCES}: simulated sources, see docs/sources.md."
     flags.DEFINE_string("protocol", "within_runs", text, flag_values=values)
+    text = "What is asked: is it right, does it look like EEG, can it be decoded; docs/levels.md."
+    flags.DEFINE_enum("level", LEVELS[0], LEVELS, text, flag_values=values)
     for name in _RUNS:
         flags.DEFINE_list(name, [], f"Which {name.split('_')[1]}.", flag_values=values)
     text = "Layouts: case2_4x,random:16:0,spread:16,…; or one, as names of channels: Fz,Cz,Pz,Oz."
@@ -71,7 +86,7 @@ def define_flags() -> flags.FlagValues:
 
 
 def run(values: flags.FlagValues) -> None:
-    """Writes the three files and prints the table with one sentence on it."""
+    """Writes the files and prints what they say: a table and a sentence, or sentences."""
     out = Path(required(values, "out"))
     if values.protocol == SOURCES:
         _sources(values, out)
@@ -79,25 +94,33 @@ def run(values: flags.FlagValues) -> None:
     chosen = protocol(values.protocol)
     compared = with_lagged_ridge(methods.parse(values.methods))
     _check_references(values.reference)
-    files = _free(values, out, FILES)
+    files = _free(values, out, levels_page.FILES.get(values.level, FILES))
     options = _options(values)
     for name in chosen.needs:  # told before hours of reading
         if not getattr(options, name):
             both = " and --".join(chosen.needs)
             raise ConfigError(f"--{name} is missing: protocol {chosen.name} needs --{both}")
     store = _store(values, chosen, out)
-    rows, stretch = compare(
-        chosen.folds(store, options),
-        chosen,
-        compared,
-        _layouts(values.layout),
-        references=values.reference,
-        seeds=_seeds(values.seeds),
-        say=lambda line: print(line, file=sys.stderr),
-    )
-    write(out, header(chosen, store, rows), rows, stretch, overwrite=values.overwrite)
-    print(tables.text_table(floor_rows(rows) + rows))
-    print(tables.reading(rows))
+    folds, layouts = chosen.folds(store, options), _layouts(values.layout)
+    how: dict[str, Any] = {
+        "references": values.reference,
+        "seeds": _seeds(values.seeds),
+        "say": lambda line: print(line, file=sys.stderr),
+    }
+    if values.level == "signal":
+        rows, stretch = compare(folds, chosen, compared, layouts, **how)
+        write(out, header(chosen, store, rows), rows, stretch, overwrite=values.overwrite)
+        print(tables.text_table(floor_rows(rows) + rows))
+        print(tables.reading(rows))
+    else:
+        level = FeatureLevel(folds, chosen) if values.level == "features" else DownstreamStudy
+        rows, study = levels.compare(folds, chosen, level, compared, layouts, **how)
+        head = header(chosen, store, rows) | {"level": values.level}
+        if isinstance(level, FeatureLevel):
+            head["feature_networks"] = level.about()
+        title = f"{store.dataset}, {chosen.name}: {values.level}"
+        levels_page.write(out, title, head, rows, study)
+        print("\n".join(levels_page.reading(rows)))
     print(f"written: {', '.join(str(file) for file in files)}")
 
 

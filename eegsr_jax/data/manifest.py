@@ -28,6 +28,7 @@ import numpy as np
 from eegsr_jax import __version__
 from eegsr_jax.config import from_json, to_json
 from eegsr_jax.data.preprocessing import Preprocessing
+from eegsr_jax.data.recording import Event
 from eegsr_jax.errors import ChannelError, DatasetError
 
 FORMAT = "eegsr_jax store"
@@ -41,7 +42,7 @@ class StoredRecording:
     `usable` holds the stretches `[start, stop)` of usable samples that follow one another without a
     break; after a break a new one begins, even where none is lost between them. `sha256` is that of
     the data file, `source_sha256` that of the file it was made from (None when there is none), and
-    `source` that file's bare name.
+    `source` that file's bare name. `events` is None in stores of before events were kept.
     """
 
     key: str
@@ -60,6 +61,7 @@ class StoredRecording:
     source_sha256: str | None
     sha256: str
     notes: tuple[str, ...]
+    events: tuple[Event, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -181,8 +183,15 @@ def _recording(content: dict[str, Any], montages: list[dict[str, Any]]) -> Store
             "bads": tuple(content["bads"]),
             "notes": tuple(content["notes"]),
             "usable": tuple((int(start), int(stop)) for start, stop in content["usable"]),
+            "events": _events(content.get("events")),
         }
     )
+
+
+def _events(content: list | None) -> tuple[Event, ...] | None:
+    if content is None:
+        return None
+    return tuple(Event(int(start), int(stop), str(label)) for start, stop, label in content)
 
 
 def check_key(key: str) -> None:

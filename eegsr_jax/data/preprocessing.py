@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from eegsr_jax.data.recording import Recording
+from eegsr_jax.data.recording import Event, Recording
 from eegsr_jax.errors import ConfigError, RecordingError
 
 
@@ -71,8 +71,8 @@ def apply(recording: Recording, preprocessing: Preprocessing) -> Recording:
       preprocessing: the steps.
 
     Returns:
-      The recording with new `data`, `sfreq`, `usable`, `breaks` and a sentence in `notes` for each
-      step. An output sample of the resampling is usable when all samples around it are.
+      The recording with new `data`, `sfreq`, `usable`, `breaks`, `events` and a sentence in `notes`
+      for each step. An output sample of the resampling is usable when all samples around it are.
 
     Raises:
       RecordingError: when a frequency lies at or above half the sampling rate, or a continuous
@@ -86,7 +86,7 @@ def apply(recording: Recording, preprocessing: Preprocessing) -> Recording:
     _check_nyquist(recording, p)
     import mne
 
-    pieces, usable, bridged = [], [], 0
+    pieces, usable, events, bridged = [], [], [], 0
     for start, stop in recording.stretches:
         ok = recording.usable[start:stop]
         piece, filled = _bridge(recording.data[:, start:stop].astype(np.float64), ok)
@@ -99,6 +99,7 @@ def apply(recording: Recording, preprocessing: Preprocessing) -> Recording:
         if rate != sfreq:
             piece = mne.filter.resample(piece, up=rate, down=sfreq, npad="auto", verbose="warning")
             ok = _resample_usable(ok, piece.shape[1], sfreq / rate)
+        events += _moved(recording.events, start, stop, sum(map(len, usable)), rate / sfreq)
         pieces.append(piece.astype(np.float32))
         usable.append(ok)
     if rate != sfreq:
@@ -111,6 +112,7 @@ def apply(recording: Recording, preprocessing: Preprocessing) -> Recording:
         sfreq=rate,
         usable=np.concatenate(usable),
         breaks=tuple(np.cumsum([len(ok) for ok in usable[:-1]], dtype=int).tolist()),
+        events=tuple(events),
         notes=(*recording.notes, *steps),
     )
 
@@ -186,6 +188,15 @@ def _bridge(data: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, int]:
                 row[gap] = np.interp(np.flatnonzero(gap), known, row[known])
                 bridged += int(gap.sum())
     return data, bridged
+
+
+def _moved(
+    events: tuple[Event, ...], start: int, stop: int, place: int, ratio: float
+) -> list[Event]:
+    """The events that begin in samples `start` to `stop`, which now begin at `place`."""
+    found = [event for event in events if start <= event.start < stop]
+    ends = [[place + round((end - start) * ratio) for end in event[:2]] for event in found]
+    return [Event(a, b, event.label) for (a, b), event in zip(ends, found, strict=True)]
 
 
 def _resample_usable(usable: np.ndarray, samples: int, step: float) -> np.ndarray:

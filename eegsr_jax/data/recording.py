@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,14 @@ from eegsr_jax.errors import ChannelError, RecordingError
 _FEWEST = 4  # electrodes that tell a scalp field from its reference
 
 OnBad = Literal["mark", "raise"]
+
+
+class Event(NamedTuple):
+    """Samples `start` to `stop` (not included) in which what `label` says was done or shown."""
+
+    start: int
+    stop: int
+    label: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +45,8 @@ class Recording:
       source: the file or object it came from, for error messages.
       notes: one sentence for each thing that reading changed, dropped or guessed.
       labels: the channels' names in the source, in the order of `names`; empty means the same.
+      events: cues that a data set's reader knows the meaning of, in the order of time. Annotations
+        of any other source are not taken: they may hold anything, names of people too.
     """
 
     data: np.ndarray
@@ -53,6 +63,7 @@ class Recording:
     source: str = "array"
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    events: tuple[Event, ...] = ()
 
     @property
     def stretches(self) -> tuple[tuple[int, int], ...]:
@@ -307,7 +318,7 @@ def _checked(
     notes: Sequence[str],
     flat: OnBad,
     nan: OnBad,
-    **of_whom: str,
+    **of_whom: Any,
 ) -> Recording:
     """Scale, mark what is flat or not finite, refuse what cannot be used; owns its arrays."""
     for option, value in (("flat", flat), ("nan", nan)):

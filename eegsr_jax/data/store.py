@@ -160,8 +160,8 @@ def prepare(
     """Reads, filters and stores every recording of a data set.
 
     Calling it again completes an interrupted store: recordings whose source file is unchanged are
-    skipped, the others (and those that have no source file) are made again. The data set may have
-    grown in between.
+    skipped, the others (those without a source file, and those of before events were kept) are made
+    again. The data set may have grown in between.
 
     Args:
       dataset: what to read.
@@ -204,7 +204,8 @@ def prepare(
     hidden = not (progress and sys.stderr.isatty())
     for entry in tqdm(entries, desc=f"prepare {dataset.name}", unit="recording", disable=hidden):
         source, old = source_sha256(entry.path), done.get(entry.key)
-        if old and source and old.source_sha256 == source and _is_whole(out, old):
+        same = old and source and old.source_sha256 == source and old.events is not None
+        if old and same and _is_whole(out, old):
             continue
         fresh, data = _process(entry, preprocessing, source)
         with _explaining_write_errors(out, done, len(entries)):
@@ -303,6 +304,7 @@ def _process(
         source_sha256=source_sha256,
         sha256="",
         notes=tuple(recording.notes),
+        events=tuple(recording.events),
     )
     return description, recording.data.T
 

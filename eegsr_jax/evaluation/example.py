@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eegsr_jax.errors import MethodError
+from eegsr_jax.evaluation import topomap
 from eegsr_jax.evaluation.metrics import Scores
 from eegsr_jax.geometry import fit_sphere, standard_name
 
@@ -70,16 +71,8 @@ class Example:
 
     @functools.cached_property
     def head(self) -> np.ndarray:
-        """`[M, 2]` electrodes seen from above, nose up; the equator of the head sphere is at 1.
-
-        MNE's projection: the angle from the vertex is drawn true to scale (azimuthal equidistant),
-        times the electrode's distance from the centre of the sphere.
-        """
-        centre, radius = fit_sphere(self.positions)
-        x, y, z = (np.asarray(self.positions, float) - centre).T / radius
-        across = np.hypot(x, y)
-        reach = np.arctan2(across, z) / (np.pi / 2) * np.hypot(across, z)
-        return np.c_[x, y] * (reach / np.maximum(across, 1e-12))[:, None]
+        """`[M, 2]` electrodes seen from above; see `topomap.flat`."""
+        return topomap.flat(self.positions)
 
     @functools.cached_property
     def nearest_angle(self) -> np.ndarray:

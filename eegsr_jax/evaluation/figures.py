@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eegsr_jax.evaluation.example import Example
 from eegsr_jax.evaluation.metrics import BANDS, NOMINAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from eegsr_jax.evaluation.example import Example
 
 DPI = 110
 COLOURS = {
@@ -32,6 +33,9 @@ COLOURS = {
     "population": "#661100",
     "emag": "#882255",
     "srgdiff": "#332288",
+    "srgdiff_regression": "#4477AA",
+    "srgdiff_paper": "#8C6BB1",
+    "srgdiff_release": "#B3A2CC",
 }
 _OTHERS = ("#44AA99", "#AA4499", "#117733", "#6699CC")
 _BAND_NAMES = {"gamma": "low gamma"}

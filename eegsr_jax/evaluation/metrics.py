@@ -111,8 +111,12 @@ class Scores:
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.error / self.power
 
-    def summary(self) -> dict[str, float]:
-        """All scores by name; nan where nothing was counted or a method gives no error bars."""
+    def summary(self, common: np.ndarray | None = None) -> dict[str, float]:
+        """All scores by name; nan where nothing was counted or a method gives no error bars.
+
+        Args:
+          common: `[M]` bool, missing channels of a score of their own; None or none: left out.
+        """
         if self.windows == 0:
             return {}
         self._add_legacy(np.empty((0,)), np.empty((0,)), last=True)
@@ -123,6 +127,8 @@ class Scores:
             nmse_all = self.error.sum() / self.power.sum()
             snr = float(-10 * np.log10(nmse))
             bands = {f"nmse_{name}": float(e / p) for name, (e, p) in self.spectra.items()}
+            chosen = np.zeros(len(self.missing), bool) if common is None else common
+            own = -10 * np.log10(self.error[chosen].sum() / self.power[chosen].sum())
             along = {f"nmse_part_{i}": float(e / p) for i, (e, p) in enumerate(self.parts, 1)}
         return (
             {
@@ -142,6 +148,7 @@ class Scores:
             }
             | bands
             | along
+            | ({"snr_common_db": float(own)} if chosen.any() else {})
         )
 
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from eegsr_jax.evaluation.metrics import PARTS
 from eegsr_jax.evaluation.results import FLOOR, Row, paired
-from eegsr_jax.evaluation.tables import percent, ranking, reading, three
+from eegsr_jax.evaluation.tables import markdown_grid, percent, ranking, reading, three
 
 _SCORES = {
     "nmse_missing": "NMSE, missing channels only (lower is better; predicting zero is 1)",
     "snr_missing_db": "Signal to error, missing channels, dB",
+    "snr_common_db": "Signal to error, dB, at those channels alone that no layout observes",
     "coverage_90": "Share of samples inside the 90 % error bars",
     "nmse_all": "NMSE over all channels, the given ones included (flatters)",
 }
@@ -36,9 +37,12 @@ def page(title: str, header: Mapping[str, Any], rows: Sequence[Row]) -> str:
         ]
         where = f"{reference} reference" + (f", {seconds:g} s of calibration" if seconds else "")
         for score, words in _SCORES.items():
+            if all(row.get(score) is None for row in own):
+                continue
             parts.append(f"## {words}: {where}\n\n{_grid(own, score)}")
         if fades := _along(own):
-            parts.append(f"## NMSE along the window, {fades[0]}: {where}\n\n{_markdown(fades[1])}")
+            title = f"NMSE along the window, {fades[0]}: {where}"
+            parts.append(f"## {title}\n\n{markdown_grid(fades[1])}")
         for baseline in _baselines(own) if len(subjects) > 1 else ():
             title = f"Against `{baseline}`, subject by subject: {where}"
             parts.append(f"## {title}\n\n{_pairs(own, baseline)}")
@@ -74,7 +78,7 @@ def _grid(rows: Sequence[Row], score: str) -> str:
             own = [r for r in rows if (r["method"], r["layout"]) == (method, layout)]
             cells.append(_cell(_values(own, score), score))
         lines.append([f"`{method}`", *cells])
-    return _markdown(lines)
+    return markdown_grid(lines)
 
 
 def _along(rows: Sequence[Row]) -> tuple[str, list[list[str]]] | None:
@@ -101,7 +105,7 @@ def _along(rows: Sequence[Row]) -> tuple[str, list[list[str]]] | None:
 def _values(rows: Sequence[Row], score: str) -> np.ndarray:
     """One value a subject, its seeds averaged; of a single subject, one a seed."""
     subjects = dict.fromkeys(row["subject"] for row in rows)
-    found = [[row[score] for row in rows if row["subject"] == subject] for subject in subjects]
+    found = [[row.get(score) for row in rows if row["subject"] == subject] for subject in subjects]
     if len(found) == 1:
         return np.array([np.nan if v is None else v for v in found[0]], float)
     return np.array([np.mean([np.nan if v is None else v for v in own]) for own in found])
@@ -140,9 +144,4 @@ def _pairs(rows: Sequence[Row], baseline: str) -> str:
                 f"{row['p']:.2g}",
             ]
         )
-    return _markdown(lines)
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
+    return markdown_grid(lines)

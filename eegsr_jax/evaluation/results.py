@@ -148,15 +148,16 @@ def _agreed(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _over_subjects(rows: Sequence[Row]) -> dict[str, Any]:
-    out: dict[str, Any] = {"n": len(_by_subject(rows, "nmse_missing"))}
+    out: dict[str, Any] = {"n": len(by_subject(rows, "nmse_missing"))}
     for score in sorted({k for row in rows for k in row if _is_score(k)}):
-        values = list(_by_subject(rows, score).values())
+        values = list(by_subject(rows, score).values())
         low, median, high = np.percentile(values, (5, 50, 95)) if values else [math.nan] * 3
         out |= {score: float(median), f"{score}_p5": float(low), f"{score}_p95": float(high)}
     return out
 
 
-def _by_subject(rows: Iterable[Row], score: str) -> dict[Any, float]:
+def by_subject(rows: Iterable[Row], score: str) -> dict[Any, float]:
+    """The mean of a score over each subject's rows (seeds); what is not finite is left out."""
     found: dict[Any, list[float]] = {}
     for row in rows:
         if (value := number(row.get(score))) is not None:
@@ -198,9 +199,9 @@ def paired(rows: Sequence[Row], baseline: str = "lagged_ridge") -> list[dict[str
         )
     out = []
     for condition, methods in groups.items():
-        base = _by_subject(methods.pop(baseline, ()), "nmse_missing")
+        base = by_subject(methods.pop(baseline, ()), "nmse_missing")
         for method, members in methods.items():
-            own = _by_subject(members, "nmse_missing")
+            own = by_subject(members, "nmse_missing")
             pairs = np.array([(own[s], base[s]) for s in own if s in base])
             if not len(pairs):
                 continue

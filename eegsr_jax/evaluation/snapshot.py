@@ -78,7 +78,8 @@ def snapshot(scene: Scene, samples: np.ndarray) -> Figure:
             for ax, view in zip(axes[:, column], _VIEWS, strict=False):
                 _draw_gaussians(ax, scene, int(sample), _VIEWS[view])
             for ax, values in zip(axes[len(_VIEWS) :, column], maps.values(), strict=True):
-                _draw_map(ax, scene, weights @ (1e6 * values[:, sample]), limit)
+                shown = weights @ (1e6 * values[:, sample])
+                topomap.draw(ax, example.head, example.missing, shown, (-limit, limit), _CMAP)
         for ax, name in zip(axes[:, 0], rows, strict=True):
             ax.text(
                 -0.02, 0.5, name, rotation=90, ha="right", va="center", ma="center",
@@ -121,8 +122,8 @@ def _draw_gaussians(ax: Axes, scene: Scene, sample: int, view: np.ndarray) -> No
     at = (np.asarray(scene.example.positions) - centre) / radius
     for near, size in ((False, 2.0), (True, 3.0)):
         half = (at @ toward >= 0) == near
-        _dots(ax, at @ view.T, half, scene.example.missing, size, 3 if near else 1)
-    _frame(ax, 1.3)
+        topomap.dots(ax, at @ view.T, half, scene.example.missing, size, 3 if near else 1)
+    topomap.frame(ax, 1.3)
 
 
 def _draw_nose(ax: Axes, view: np.ndarray) -> None:
@@ -132,39 +133,6 @@ def _draw_nose(ax: Axes, view: np.ndarray) -> None:
     )
     ax.fill(*(corners[[0, 1, 2]] @ view.T).T, fc="0.93", ec="0.4", lw=1, zorder=0)
     ax.fill(*(corners[[0, 1, 3]] @ view.T).T, fc="0.93", ec="0.4", lw=1, zorder=0)
-
-
-def _draw_map(ax: Axes, scene: Scene, coefficients: np.ndarray, limit: float) -> None:
-    from matplotlib.patches import Polygon
-
-    head = scene.example.head
-    corners = topomap.outline(head)
-    reach = 1.02 * max(1.15, np.abs(corners).max())
-    axis = np.linspace(-reach, reach, 150)
-    places = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-    values = (topomap.basis(places, head) @ coefficients).reshape(150, 150)
-    image = ax.imshow(
-        values, _CMAP, vmin=-limit, vmax=limit, origin="lower", interpolation="bilinear",
-        extent=(-reach, reach, -reach, reach), zorder=0,
-    )  # fmt: skip
-    image.set_clip_path(Polygon(corners, transform=ax.transData))
-    figures.draw_head(ax)
-    _dots(ax, head, np.ones(len(head), bool), scene.example.missing, 2.2, 3)
-    _frame(ax, reach)
-
-
-def _dots(
-    ax: Axes, at: np.ndarray, chosen: np.ndarray, missing: np.ndarray, size: float, zorder: int
-) -> None:
-    """Electrodes: given ones filled, reconstructed ones open."""
-    size = size if len(at) <= 80 else 0.6 * size
-    for part, fill in ((chosen & missing, "w"), (chosen & ~missing, "k")):
-        ax.plot(*at[part].T, "o", ms=size, mfc=fill, mec="k", mew=0.5, zorder=zorder)
-
-
-def _frame(ax: Axes, reach: float) -> None:
-    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    ax.axis("off")
 
 
 def _fading() -> Any:

@@ -16,7 +16,7 @@ from eegsr_jax.evaluation.results import Row, number, write_csv, write_json, wri
 from eegsr_jax.evaluation.sources import GAUSSIAN, INVERSES, READINGS
 from eegsr_jax.evaluation.sources_compare import CONTROL, OBSERVED, TRUTH
 from eegsr_jax.evaluation.sources_simulation import Simulation
-from eegsr_jax.evaluation.tables import three
+from eegsr_jax.evaluation.tables import markdown_grid, three
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -153,7 +153,7 @@ def _reconstruction(rows: Sequence[Row]) -> str:
             for key in ("nmse_missing", "nmse_evoked")
         ]
         lines.append([f"`{method}`", *cells])
-    return _markdown(lines)
+    return markdown_grid(lines)
 
 
 def _by_inverse(rows: Sequence[Row], layout: str, head: str) -> str:
@@ -161,7 +161,7 @@ def _by_inverse(rows: Sequence[Row], layout: str, head: str) -> str:
     for method in (TRUTH, OBSERVED, *_methods(rows)):
         picks = [_one(layout, method, estimator, head) for estimator in INVERSES]
         lines.append([_label(method), *(_cell(rows, "error_mm", pick) for pick in picks)])
-    return _markdown(lines)
+    return markdown_grid(lines)
 
 
 def _fields(rows: Sequence[Row], layout: str) -> str:
@@ -180,7 +180,7 @@ def _fields(rows: Sequence[Row], layout: str) -> str:
         if method == CONTROL:
             cells[1] = "–"  # one point has no spread
         lines.append([_label(method, estimator), *cells])
-    return _markdown(lines)
+    return markdown_grid(lines)
 
 
 def _along(rows: Sequence[Row], layout: str, axis: str) -> str:
@@ -194,7 +194,7 @@ def _along(rows: Sequence[Row], layout: str, axis: str) -> str:
                 _cell(rows, "error_mm", lambda r, one=one, v=value: one(r) and r[axis] == v)
             )
         lines.append([_label(method, estimator), *cells])
-    return _markdown(lines)
+    return markdown_grid(lines)
 
 
 def _estimators(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -277,11 +277,6 @@ def _methods(rows: Sequence[Row]) -> list[str]:
 def _given(rows: Sequence[Row], layout: str) -> str:
     count = next(r["observed"] for r in rows if r["layout"] == layout)
     return f"{layout} ({count} electrodes)"
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
 
 
 # ------------------------------------------------------------------------------------------ figure

@@ -32,6 +32,7 @@ __all__ = [
     "cells",
     "html_grid",
     "html_table",
+    "markdown_grid",
     "markdown_table",
     "paired",
     "percent",
@@ -105,6 +106,12 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) ->
     rule = ["---" if i < _texts(head) else "---:" for i in range(len(head))]
     lines = ["| " + " | ".join(line) + " |" for line in [head, rule, *body]]
     return "\n".join([*([caption, ""] if caption else []), *lines])
+
+
+def markdown_grid(lines: Sequence[Sequence[str]]) -> str:
+    """Cells in GitHub's Markdown, the first line being the head."""
+    head, *body = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
 
 
 def html_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eegsr_jax.errors import ConfigError
+from eegsr_jax.interop.arrays import State, entry
 from eegsr_jax.methods.srgdiff.affine import AffineDenoiser
 from eegsr_jax.methods.srgdiff.autoencoder import Autoencoder
 from eegsr_jax.methods.srgdiff.condition import ConditionEncoder
@@ -25,7 +26,6 @@ from eegsr_jax.nn.discriminator import PatchDiscriminator
 from eegsr_jax.nn.long_convolution import kernel_norm
 from eegsr_jax.typing import PyTree
 
-State = Mapping[str, np.ndarray | jax.Array]
 Config = Mapping[str, Any]
 
 # Arguments of the originals that our networks have one value of.
@@ -332,17 +332,6 @@ _VARIABLES: dict[str, Callable[[State, Config], PyTree]] = {
     "denoiser_affine": _affine_variables,
     "fusion": _fusion_variables,
 }
-
-
-def entry(state: State, name: str) -> jax.Array:
-    """An array of a state dict.
-
-    Raises:
-      ConfigError: it is not there.
-    """
-    if name not in state:
-        raise ConfigError(f"state dict: no entry {name!r}; it has {', '.join(sorted(state))}")
-    return jnp.asarray(state[name])
 
 
 def _kernel(state: State, name: str) -> jax.Array:

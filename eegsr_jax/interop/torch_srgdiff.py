@@ -1,4 +1,4 @@
-"""SRGDiff as released: its parts through our networks, in their names and layouts.
+"""SRGDiff as released: its parts through our networks, and its parameters as `srgdiff_release`.
 
 H. Liu, L. Zhou, Z. Yang, C. Yao, *Step-Aware Residual-Guided Diffusion for EEG Spatial
 Super-Resolution*, arXiv 2510.19166; `DhrLhj/ICLR2026SRGDiff`, commit 57cb697, which gives no
@@ -8,6 +8,7 @@ licence. Written from a description; no code is taken from it. Latents and EEG a
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -19,10 +20,18 @@ import numpy as np
 from eegsr_jax.diffusion.grid import leading_grid
 from eegsr_jax.diffusion.schedule import NoiseSchedule
 from eegsr_jax.errors import ConfigError
-from eegsr_jax.interop.srgdiff_names import Config, State, module, variables
+from eegsr_jax.interop.arrays import State, as_dtype
+from eegsr_jax.interop.srgdiff_names import Config, module, variables
+from eegsr_jax.methods.base import Method
+from eegsr_jax.methods.srgdiff.autoencoder import Autoencoder
+from eegsr_jax.methods.srgdiff.release import srgdiff_release
 from eegsr_jax.methods.srgdiff.sampling import plan_steps, sample_latents
+from eegsr_jax.methods.srgdiff.shape import Shape
+from eegsr_jax.typing import PyTree
 
 Outputs = dict[str, jax.Array]
+_NEEDED = ("vae", "conv_encoder", "denoiser", "fusion")
+_PREFIXES = {"vae", "conv_encoder", "denoiser", "fusion", "rdm", "discriminator", "latents"}
 _SCHEDULER = {"schedule": "cosine", "s": 0.02, "clip_sample": False, "eta": 0.0, "steps_offset": 1}
 
 
@@ -54,8 +63,7 @@ def original_forward(
     """
     if part not in _PARTS:
         raise ConfigError(f"part {part!r}: expected one of {', '.join(_PARTS)}")
-    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        raise ConfigError(f"dtype {dtype!r}: JAX computes in float32; call under jax.enable_x64()")
+    state = as_dtype(dtype, state)
     run = _PARTS[part]
     known = list(inspect.signature(run).parameters.values())[3:]
     needed = {p.name for p in known if p.default is p.empty}
@@ -64,18 +72,112 @@ def original_forward(
             f"part {part}: inputs {', '.join(sorted(inputs)) or 'none'}; expected "
             f"{', '.join(p.name for p in known)}"
         )
-    state, inputs = _as(dtype, dict(state)), _as(dtype, inputs)
-    return run(state, config, dtype, **inputs)
+    return run(state, config, dtype, **as_dtype(dtype, inputs))
 
 
-def _as(dtype: str, arrays: dict[str, Any]) -> dict[str, Any]:
-    """Floating arrays as `dtype`, others as they are."""
-    return {
-        name: jnp.asarray(x, dtype)
-        if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
-        else x
-        for name, x in arrays.items()
+def from_state_dict(
+    state: State,
+    config: Config,
+    *,
+    z50_mean: Any = None,
+    z50_std: Any = None,
+    sfreq: float = 200.0,
+    samples: int | None = None,
+) -> tuple[Method, PyTree]:
+    """A trained original as `methods.srgdiff_release`: `(method, params)`.
+
+    Its targets are the original's channels in the original's order; which of them are observed is
+    for the geometry to say. The original has no scale: it saw what was stored, taken to be
+    microvolts. The state tells nothing of errors, so `std` is infinite; the last stage of the
+    method sets it from full-cap data.
+
+    Args:
+      state: the original's state dicts as arrays, `vae/<name>`, `conv_encoder/<name>`,
+        `denoiser/<name>`, `fusion/<name>`, and `latents/mean` and `latents/std` of z50. What is
+        under `rdm/`, which the original never calls, and `discriminator/` is left out.
+      config: the original's constructor arguments under the same names without the slash; "vae",
+        "conv_encoder", "denoiser", "fusion", and where they are there "scheduler" and
+        "num_inference_steps".
+      z50_mean: `[latent]`, in the place of `latents/mean`.
+      z50_std: `[latent]`, in the place of `latents/std`.
+      sfreq: Hz.
+      samples: of a window; None: by "signal_length" of the denoiser's config.
+
+    Raises:
+      ConfigError: a part, an entry or the statistics are missing, or the config has what
+        `srgdiff_release` cannot be.
+    """
+    state = as_dtype("float32", state)
+    given = {name.partition("/")[0] for name in state}
+    if unknown := sorted(given - _PREFIXES):
+        raise ConfigError(
+            f"state dict: {unknown[0]!r} is no part of SRGDiff; expected names that begin with "
+            f"{', '.join(sorted(_PREFIXES))}, and a slash"
+        )
+    if absent := [part for part in _NEEDED if part not in given]:
+        raise ConfigError(
+            f"state dict: nothing of {', '.join(absent)}; an autoencoder alone is for "
+            "autoencoder_from_state_dict"
+        )
+    statistics = {"mean": z50_mean, "std": z50_std}
+    statistics = {k: state.get(f"latents/{k}") if x is None else x for k, x in statistics.items()}
+    if lacking := [name for name, x in statistics.items() if x is None]:
+        raise ConfigError(
+            f"state dict: no entry 'latents/{lacking[0]}'; give it, or z50_{lacking[0]}=, of the "
+            "latents that the denoiser was trained on"
+        )
+    parts = {part: _one(part, state, config) for part in _NEEDED}
+    vae, denoiser = parts["vae"][0], parts["denoiser"][0]
+    if samples is None and "signal_length" not in config["denoiser"]:
+        raise ConfigError("config: no entry 'signal_length' of denoiser; give samples=")
+    sizes = {name: getattr(denoiser, name) for name in ("latent", "units", "blocks")}
+    sizes |= {"taps": denoiser.taps, "scales": denoiser.scales, "widths": vae.widths}
+    halved = Shape(samples=0, widths=vae.widths).halved
+    sizes["samples"] = samples or halved * config["denoiser"]["signal_length"]
+    _refuse_other(parts, Shape(**sizes))
+    _check_scheduler(config)
+    steps = config.get("num_inference_steps", 50)
+    method = srgdiff_release(sfreq, steps=steps, adversarial=0.0, **sizes)
+    ours = {"autoencoder": "vae", "condition": "conv_encoder"}
+    ours |= {name: name for name in ("denoiser", "fusion")}
+    params = {name: parts[part][1]["params"] for name, part in ours.items()}
+    return method, params | {
+        "latents": {k: jnp.asarray(x, jnp.float32).reshape(-1) for k, x in statistics.items()},
+        "std": jnp.full(vae.channels, jnp.inf),
     }
+
+
+def autoencoder_from_state_dict(state: State, config: Config) -> tuple[Autoencoder, PyTree]:
+    """A trained autoencoder of MONAI's, or of SRGDiff's first stage, alone: `(network, params)`.
+
+    `network.apply({"params": params}, x, method="encode")` takes `[batch, time, channel]`.
+
+    Args:
+      state: its state dict, with or without `vae/` before the names.
+      config: its constructor arguments, or a dict of them under "vae".
+
+    Raises:
+      ConfigError: an entry is missing, or the config has what `Autoencoder` cannot be.
+    """
+    own = {name.removeprefix("vae/"): x for name, x in as_dtype("float32", state).items()}
+    sizes = config.get("vae", config)
+    return module("vae", sizes), variables("vae", own, sizes)["params"]
+
+
+def _refuse_other(parts: dict[str, tuple[Any, PyTree]], shape: Shape) -> None:
+    """Refuse networks that `srgdiff_release` does not have."""
+    for part, own in (
+        ("vae", shape.autoencoder(parts["vae"][0].channels)),
+        ("conv_encoder", shape.condition),
+        ("denoiser", shape.denoiser),
+        ("fusion", shape.fusion),
+    ):
+        for field in dataclasses.fields(own):
+            found, only = (getattr(x, field.name) for x in (parts[part][0], own))
+            if field.name not in ("parent", "name") and found != only:
+                raise ConfigError(
+                    f"config: {part} has {field.name} {found}; srgdiff_release has {only}"
+                )
 
 
 def _vae(state, config, dtype, x, eps=None) -> Outputs:
@@ -158,9 +260,7 @@ def _discriminator(state, config, dtype, x) -> Outputs:
 def _sampling(state, config, dtype, z50_normalised, noise, num_steps, after_step=None) -> Outputs:
     guess_net, guess_own = _one("conv_encoder", state, config, dtype)
     denoiser, denoiser_own = _one("denoiser", state, config, dtype)
-    for name, only in _SCHEDULER.items():
-        if (value := config.get("scheduler", {}).get(name, only)) != only:
-            raise ConfigError(f"config: scheduler {name} {value!r}; expected {only!r}")
+    _check_scheduler(config)
     params = {"condition": guess_own["params"], "denoiser": denoiser_own["params"]}
     grid = leading_grid(NoiseSchedule.cosine(), num_steps)
     plan = plan_steps(guess_net, denoiser, params, grid, noise.shape[-1])
@@ -201,7 +301,13 @@ def _end_to_end(
     }
 
 
-def _one(part: str, state: State, config: Config, dtype: str) -> tuple[Any, Any]:
+def _check_scheduler(config: Config) -> None:
+    for name, only in _SCHEDULER.items():
+        if (value := config.get("scheduler", {}).get(name, only)) != only:
+            raise ConfigError(f"config: scheduler {name} {value!r}; expected {only!r}")
+
+
+def _one(part: str, state: State, config: Config, dtype: str | None = None) -> tuple[Any, Any]:
     """One network of several, and what it is applied to."""
     if part not in config:
         raise ConfigError(f"config: no entry {part!r}; it has {', '.join(sorted(config))}")

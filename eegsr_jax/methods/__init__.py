@@ -23,6 +23,9 @@ from eegsr_jax.methods.emag_paper import emag_paper
 from eegsr_jax.methods.gaussian import gaussian, population
 from eegsr_jax.methods.linear import lagged_ridge, reduced_rank, ridge
 from eegsr_jax.methods.spatial import inverse_distance, minimum_norm, nearest, spherical_spline
+from eegsr_jax.methods.srgdiff.paper import srgdiff_paper
+from eegsr_jax.methods.srgdiff.posterior import srgdiff
+from eegsr_jax.methods.srgdiff.release import srgdiff_regression, srgdiff_release
 
 METHODS: dict[str, Callable[..., Method]] = {
     "nearest": nearest,
@@ -36,8 +39,15 @@ METHODS: dict[str, Callable[..., Method]] = {
     "population": population,
     "emag_paper": emag_paper,
     "emag": emag,
+    "srgdiff_release": srgdiff_release,
+    "srgdiff_regression": srgdiff_regression,
+    "srgdiff_paper": srgdiff_paper,
+    "srgdiff": srgdiff,
 }
-NEEDS_TRAINING = ("ridge", "lagged_ridge", "reduced_rank", "emag_paper", "emag")
+NEEDS_TRAINING = (
+    *("ridge", "lagged_ridge", "reduced_rank", "emag_paper", "emag"),
+    *("srgdiff_release", "srgdiff_regression", "srgdiff_paper", "srgdiff"),
+)
 UNTRAINED = tuple(name for name in METHODS if name not in NEEDS_TRAINING)
 
 __all__ = [
@@ -62,6 +72,10 @@ __all__ = [
     "reduced_rank",
     "ridge",
     "spherical_spline",
+    "srgdiff",
+    "srgdiff_paper",
+    "srgdiff_regression",
+    "srgdiff_release",
 ]
 
 

@@ -23,8 +23,10 @@ from eegsr_jax.gaussians.mixture import Mixture
 from eegsr_jax.gaussians.precision import COVARIANCE, Field, cholesky, field
 from eegsr_jax.gaussians.render import Folded, affine, fold, read_out, render
 from eegsr_jax.geometry import Geometry
+from eegsr_jax.methods.bars import bars_stage
 from eegsr_jax.methods.base import GradientStage, Method, MomentStage, Reconstruction
-from eegsr_jax.methods.moments import TRAIN, VALIDATE
+from eegsr_jax.methods.clipping import clip
+from eegsr_jax.methods.moments import TRAIN
 from eegsr_jax.typing import PyTree
 
 GRIDS = {"sphere": grids.sphere, "cube": grids.cube}
@@ -137,17 +139,11 @@ def emag_paper(
             "observed_scale": jnp.where(index < 0, scale.mean(), scale[index]),
         }
 
-    def add_residuals(params, sums, batch, geometry: Geometry):
-        eeg = batch["eeg"]
+    def wrong(params, eeg, geometry: Geometry):
         # Only the shape of the error is learned here: `apply` with bars that say 1.
         own = plan(params | {"std": jnp.ones_like(params["std"])}, geometry)
         mean, unit = _apply(own, eeg[:, geometry.observed_index])
-        kept = (batch["part"] == VALIDATE)[:, None]
-        square = jnp.where(kept, jnp.mean(((eeg - mean) / unit) ** 2, -1), 0.0)
-        return {
-            "windows": sums["windows"] + kept.sum(dtype=square.dtype),
-            "square": sums["square"] + square.sum(0),
-        }
+        return (eeg - mean) / unit
 
     gradient = GradientStage(
         name="emag_paper",
@@ -164,7 +160,7 @@ def emag_paper(
     stages = (
         MomentStage(_no_windows, _add_variances, _solve_scale),
         gradient,
-        MomentStage(_no_windows, add_residuals, _solve_std),
+        bars_stage(wrong),
     )
 
     def mixture(params, geometry: Geometry, observed: jax.Array) -> Mixture:
@@ -308,15 +304,8 @@ def mean_of_chunks(error: jax.Array, chunk: int) -> jax.Array:
 def optimizer(steps: int) -> optax.GradientTransformation:
     """AdamW at a constant rate, decay on everything, after a clip of the global norm."""
     del steps
-    clip = optax.GradientTransformation(lambda params: optax.EmptyState(), _clip)
-    return optax.chain(clip, optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY))
-
-
-def _clip(gradients, state, params=None):
-    """As PyTorch does: divided by the norm plus 1e-6."""
-    del params
-    factor = jnp.minimum(1.0, LONGEST_GRADIENT / (optax.tree.norm(gradients) + 1e-6))
-    return jax.tree.map(lambda g: g * factor, gradients), state
+    adam = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    return optax.chain(clip(LONGEST_GRADIENT), adam)
 
 
 def _no_windows(params: PyTree, geometry: Geometry) -> PyTree:
@@ -339,14 +328,6 @@ def _solve_scale(params, sums, geometry: Geometry):
     del geometry
     variance = sums["square"] / sums["windows"]
     return params | {"scale": jnp.sqrt(jnp.where(variance > 0, variance, jnp.nan))}
-
-
-def _solve_std(params, sums, geometry: Geometry):
-    """Infinite without validation windows: it cannot tell."""
-    del geometry
-    known = sums["windows"] > 0
-    square = sums["square"] / jnp.where(known, sums["windows"], 1.0)
-    return params | {"std": jnp.where(known, jnp.sqrt(square), jnp.inf)}
 
 
 # ------------------------------------------------------------------------------ before training

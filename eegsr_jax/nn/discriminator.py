@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from eegsr_jax.nn.layers import conv
+from eegsr_jax.nn.layers import conv, normal
 
 EPSILON = 1e-5
 MOMENTUM = 0.1  # the share of the new batch in the running statistics
@@ -66,7 +66,7 @@ class PatchDiscriminator(nn.Module):
         """Apply it with `mutable=["batch_stats"]` in training."""
 
         def layer(x, features, stride, name, bias=False):
-            near = nn.initializers.normal(0.02)
+            near = normal(0.02)
             options = {"stride": stride, "padding": ((1, 1),), "bias": bias, "dtype": self.dtype}
             return conv(x, features, 3, name=name, kernel_init=near, **options)
 
@@ -80,4 +80,4 @@ class PatchDiscriminator(nn.Module):
 
 
 def _near_one(key, shape, dtype=jnp.float32):
-    return 1 + 0.02 * jax.random.normal(key, shape, dtype)
+    return 1 + normal(0.02)(key, shape, dtype)

@@ -35,25 +35,24 @@ def kernel_spectrum(kernel: jax.Array, length: int) -> jax.Array:
 
 
 def spectrum(x: jax.Array) -> jax.Array:
-    """`[..., time]`, real, `-> [..., time // 2 + 1]`, orthonormal."""
-    return jnp.fft.rfft(x, norm="ortho")
+    """`[..., time]`, real, `-> [..., time // 2 + 1]`; squares add up to those of the samples."""
+    found = jnp.fft.rfft(x)
+    return found * _weights(found, x.shape[-1])
 
 
 def samples(spectrum: jax.Array, length: int) -> jax.Array:
     """The inverse of `spectrum`."""
-    return jnp.fft.irfft(spectrum, length, norm="ortho")
+    return jnp.fft.irfft(spectrum / _weights(spectrum, length), length)
 
 
-def power_weights(length: int) -> np.ndarray:
-    """`[frequency]`: how many of the coefficients of all frequencies each of `spectrum` stands for.
-
-    The sum of weights · |spectrum|² is that of the squared samples.
-    """
-    weights = np.full(length // 2 + 1, 2.0)
-    weights[0] = 1.0
+def _weights(like: jax.Array, length: int) -> np.ndarray:
+    """Of the frequencies of `like`: all but the first, and the last of an even length, are two."""
+    power = np.full(like.shape[-1], 2.0)
+    power[0] = 1.0
     if length % 2 == 0:
-        weights[-1] = 1.0
-    return weights
+        power[-1] = 1.0
+    weights = np.sqrt(power / length).astype(like.dtype)
+    return weights.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 def coefficients(x: jax.Array) -> jax.Array:
@@ -72,25 +71,13 @@ def from_coefficients(c: jax.Array) -> jax.Array:
 
 def from_spectrum(spectrum: jax.Array, length: int) -> jax.Array:
     """`[..., frequency] -> [..., length]`: the coefficients that a spectrum holds."""
-    middle = (length + 1) // 2
-    root = np.sqrt(2.0).astype(spectrum.real.dtype)
-    return jnp.concatenate(
-        [
-            spectrum[..., :1].real,
-            root * spectrum[..., 1:middle].real,
-            spectrum[..., middle:].real,
-            root * spectrum[..., 1:middle].imag,
-        ],
-        -1,
-    )
+    return jnp.concatenate([spectrum.real, spectrum.imag[..., 1 : (length + 1) // 2]], -1)
 
 
 def to_spectrum(c: jax.Array) -> jax.Array:
     """The inverse of `from_spectrum`."""
     length = c.shape[-1]
     frequencies, middle = length // 2 + 1, (length + 1) // 2
-    root = np.sqrt(0.5).astype(c.dtype)
     ends = jnp.zeros_like(c[..., :1])
-    real = [c[..., :1], root * c[..., 1:middle], c[..., middle:frequencies]]
-    imag = [ends, root * c[..., frequencies:], ends[..., : frequencies - middle]]
-    return jax.lax.complex(jnp.concatenate(real, -1), jnp.concatenate(imag, -1))
+    sines = [ends, c[..., frequencies:], ends[..., : frequencies - middle]]
+    return jax.lax.complex(c[..., :frequencies], jnp.concatenate(sines, -1))

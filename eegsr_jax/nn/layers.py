@@ -13,9 +13,24 @@ import jax.numpy as jnp
 def uniform(fan_in: int) -> nn.initializers.Initializer:
     """Initial values between ±1/√fan_in, of weights and biases alike."""
     limit = 1 / math.sqrt(fan_in)
+    return _in_a_row(lambda key, size, dtype: jax.random.uniform(key, size, dtype, -limit, limit))
+
+
+def normal(spread: float) -> nn.initializers.Initializer:
+    """Normal initial values."""
+    return _in_a_row(lambda key, size, dtype: spread * jax.random.normal(key, size, dtype))
+
+
+def _in_a_row(draw) -> nn.initializers.Initializer:
+    """Draws as many as the next power of two, and keeps what is needed.
+
+    Each shape that is drawn is a program that takes up to a second to compile: networks have
+    dozens of shapes, and few powers of two.
+    """
 
     def init(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
+        size = math.prod(shape)
+        return draw(key, (1 << (size - 1).bit_length(),), dtype)[:size].reshape(shape)
 
     return init
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from eegsr_jax.errors import ConfigError
 from eegsr_jax.nn.fourier import kernel_spectrum
+from eegsr_jax.nn.layers import normal
 
 
 def long_kernel(pieces: jax.Array) -> jax.Array:
@@ -47,10 +48,10 @@ class LongConvolution(nn.Module):
 
     def setup(self):
         """Declares the parameters."""
-        normal = nn.initializers.normal(1.0)
-        self.pieces = self.param("pieces", normal, (self.scales, self.channels, self.taps))
+        start = normal(1.0)
+        self.pieces = self.param("pieces", start, (self.scales, self.channels, self.taps))
         self.norm = self.param("norm", lambda key: kernel_norm(self.pieces))
-        self.gain = self.param("gain", normal, (self.channels,))
+        self.gain = self.param("gain", start, (self.channels,))
 
     def spectrum(self, length: int) -> jax.Array:
         """`[channel, frequency]`, what spectra are multiplied with; the gain is in it.

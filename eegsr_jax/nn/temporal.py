@@ -54,13 +54,12 @@ def band_count(near: int, widths: tuple[int, ...]) -> int:
 
 def local_mean(x: jax.Array, reach: int) -> jax.Array:
     """Mean of `[batch, time, channel]` over the samples from -reach to reach that there are."""
-    ones = jnp.ones((1, x.shape[1], 1), x.dtype)
+    time = x.shape[1]
     # A plain number to start from: XLA then knows the sum, and its gradient.
-    total, count = (
-        jax.lax.reduce_window(a, 0.0, jax.lax.add, (1, 2 * reach + 1, 1), (1, 1, 1), "SAME")
-        for a in (x, ones)
-    )
-    return total / count
+    total = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2 * reach + 1, 1), (1, 1, 1), "SAME")
+    at = jnp.arange(time, dtype=jnp.int32)
+    count = jnp.minimum(at + reach, time - 1) - jnp.maximum(at - reach, 0) + 1
+    return total / count.astype(x.dtype)[None, :, None]
 
 
 class GatedMLP(nn.Module):

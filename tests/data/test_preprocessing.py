@@ -11,7 +11,7 @@ import pytest
 
 from eegsr_jax.data.export import to_raw
 from eegsr_jax.data.preprocessing import PREPROCESSING, Preprocessing, apply
-from eegsr_jax.data.recording import Recording
+from eegsr_jax.data.recording import Event, Recording
 from eegsr_jax.errors import ConfigError, RecordingError
 
 OFF = {"l_freq": None, "h_freq": None}
@@ -187,6 +187,16 @@ def test_nothing_of_one_stretch_reaches_another(rng):
     np.testing.assert_array_equal(done.data, np.concatenate([a.data for a in alone], axis=1))
     np.testing.assert_array_equal(done.usable, np.concatenate([a.usable for a in alone]))
     assert np.abs(done.data[:, done.usable]).max() < 1e-3
+
+
+def test_events_move_with_their_samples(rng):
+    whole = joined([noise(rng, seconds=3.0), noise(rng, seconds=4.0)])
+    events = (Event(160, 320, "a"), Event(480, 640, "b"), Event(640, 1120, "c"))
+    whole = replace(whole, events=events)
+    assert apply(whole, Preprocessing(l_freq=None, h_freq=20.0)).events == events
+    slower = apply(whole, Preprocessing(**OFF, resample=50.0))  # 480 samples become 150
+    assert slower.breaks == (150,)
+    assert slower.events == (Event(50, 100, "a"), Event(150, 200, "b"), Event(200, 350, "c"))
 
 
 def test_stretches_of_any_length_can_be_resampled(rng):

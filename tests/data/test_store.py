@@ -19,7 +19,7 @@ import pytest
 
 from eegsr_jax.data.manifest import replacing
 from eegsr_jax.data.preprocessing import PREPROCESSING, Preprocessing, apply
-from eegsr_jax.data.recording import Recording
+from eegsr_jax.data.recording import Event, Recording
 from eegsr_jax.data.store import open_store, prepare
 from eegsr_jax.errors import ChannelError, DatasetError, RecordingError
 
@@ -90,6 +90,24 @@ def test_what_is_written_is_read_back(tmp_path, make_recording, make_dataset):
         assert getattr(stored, name) == getattr(recording, name)
     assert stored.source == "secret name.edf"
     assert "somebody" not in (tmp_path / "s/manifest.json").read_text()
+
+
+def test_events_are_kept_and_old_stores_have_none(tmp_path, make_recording, make_dataset, files):
+    events = (Event(0, 40, "rest"), Event(40, 90, "left_fist"))
+    data = make_dataset([make_recording(100, events=events)], files[:1])
+    reads: list[str] = []
+    store = prepare(data, tmp_path / "s", NONE, progress=False)
+    assert open_store(store.path).recordings[0].events == events
+    assert isinstance(open_store(store.path).recordings[0].events[0], Event)
+    prepare(counting(data, reads), tmp_path / "s", NONE, progress=False)
+    assert reads == []
+
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    manifest["recordings"][0].pop("events")  # as written before events were kept
+    (store.path / "manifest.json").write_text(json.dumps(manifest))
+    assert open_store(store.path).recordings[0].events is None
+    renewed = prepare(counting(data, reads), tmp_path / "s", NONE, progress=False)
+    assert renewed.recordings[0].events == events and len(reads) == 1
 
 
 def test_usable_stretches_end_at_breaks(tmp_path, make_recording, make_dataset):
@@ -447,6 +465,7 @@ def test_errors_name_the_recording(tmp_path, make_dataset, make_recording):
         (lambda m: m.update(format="something"), "is not a store"),
         (lambda m: m["recordings"][0].pop("sfreq"), "damaged .*sfreq"),
         (lambda m: m["recordings"][0].update(montage=4), "damaged"),
+        (lambda m: m["recordings"][0].update(events=[[0, 4]]), "damaged"),
         (lambda m: m["recordings"][0].update(key="../../x"), "cannot be a file name"),
         (lambda m: m["preprocessing"].update(notch="50"), "damaged .*notch"),
         (lambda m: m["recordings"][0].update(samples=21), "has 448 bytes instead of 464"),

@@ -23,6 +23,7 @@ from eegsr_jax.evaluation.compare import compare, floor_rows
 from eegsr_jax.evaluation.folds import Options, Protocol
 from eegsr_jax.evaluation.metrics import Scores
 from eegsr_jax.evaluation.protocols import protocol
+from eegsr_jax.evaluation.views import views
 from eegsr_jax.methods.base import Method, MomentStage, linear_apply, linear_plan
 
 WITHIN = protocol("within_runs")
@@ -57,7 +58,8 @@ def table(store, methods):
 
 
 def scores(row) -> dict:
-    return {k: v for k, v in row.items() if k not in MEASURED}
+    """What does not depend on the machine, nor on which other layouts are compared."""
+    return {k: v for k, v in row.items() if k not in (*MEASURED, "snr_common_db")}
 
 
 def of(rows, **wanted) -> list[dict]:
@@ -87,6 +89,7 @@ def altered(store, tmp_path, change):
 
 def test_a_row_for_every_method_layout_and_reference_with_all_keys(table, methods, store):
     rows, _ = table
+    assert all(np.isfinite(row["snr_common_db"]) for row in rows)
     combinations = {(r["method"], r["layout"], r["reference"]) for r in rows}
     assert len(rows) == len(combinations) == len(methods) * 2 * 2
     for row in rows:
@@ -100,6 +103,16 @@ def test_a_row_for_every_method_layout_and_reference_with_all_keys(table, method
     drawn = np.sort(np.random.default_rng(1).choice(20, 8, replace=False))
     names = [store.recordings[0].names[i] for i in drawn]
     assert {r["layout_hash"] for r in of(rows, layout="random:8:1")} == {ly.list_hash(names)}
+
+
+def test_layouts_share_the_channels_that_none_observes(store):
+    (fold,) = WITHIN.folds(store, RUNS)
+    both = views(fold, WITHIN, LAYOUTS)
+    for view in both:
+        expected = np.ones(20, bool)
+        expected[[i for v in both for i in v.index]] = False
+        np.testing.assert_array_equal(view.common, expected)
+    assert not views(fold, WITHIN, LAYOUTS[:1])[0].common.any()
 
 
 def test_learning_from_the_subject_beats_the_spline(table):

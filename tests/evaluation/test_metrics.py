@@ -123,6 +123,17 @@ def test_channel_nmse_is_pooled_over_windows(batch):
     np.testing.assert_allclose(scores.channel_nmse(), expected)
 
 
+def test_the_ratio_of_chosen_channels_sees_these_alone(batch):
+    truth, mean, std = batch
+    scores = Scores(MISSING, SFREQ)
+    scores.add(truth, mean, std)
+    chosen = np.array([False, True, False, False, False, True])
+    error = np.sum((mean - truth)[:, chosen] ** 2) / np.sum(truth[:, chosen] ** 2)
+    expected = -10 * np.log10(error)
+    assert scores.summary(chosen)["snr_common_db"] == pytest.approx(expected)
+    assert "snr_common_db" not in scores.summary() | scores.summary(np.zeros(6, bool))
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_without_error_bars_there_is_no_coverage(batch, wrong):
     truth, mean, std = batch

@@ -68,3 +68,13 @@ def test_a_fade_along_the_window_is_shown_and_nothing_where_there_is_none():
     text = page("title", HEADER, [*level, fading])
     (line,) = (x for x in text.splitlines() if x.startswith("| `emag_paper` | 0.100 | 0.100"))
     assert line.endswith("| 0.800 | 1.00 | 1.00 |")
+
+
+def test_densities_are_compared_on_the_channels_that_all_lack():
+    rows = [row("lagged_ridge", "1", 0.1) | {"layout": y, "snr_common_db": v}
+            for y, v in (("spread:4", 6.25), ("spread:8", 8.5))]  # fmt: skip
+    title = "## Signal to error, dB, at those channels alone that no layout observes"
+    text = page("title", HEADER, rows)
+    _, _, after = text.partition(title)
+    assert "| `lagged_ridge` | 6.25 | 8.50 |" in after.partition("##")[0]
+    assert title not in page("title", HEADER, [row("lagged_ridge", "1", 0.1)])

@@ -407,7 +407,6 @@ def test_ranking_is_by_the_median_without_the_floor():
 
 
 def test_methods_of_today_are_all_known_as_closed_form():
-    trained = {"emag", "emag_paper", "srgdiff"}
     rows = [row("lagged_ridge", 0.1), *(row(m, 0.9) for m in methods.METHODS)]
     lost = [m for m in methods.METHODS if f"{m} loses" in tables.reading(rows)]
-    assert set(lost) <= trained
+    assert lost and all(m.startswith(("emag", "srgdiff")) for m in lost)

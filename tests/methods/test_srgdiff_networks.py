@@ -20,7 +20,7 @@ from eegsr_jax.methods.srgdiff.denoiser import (
     gated,
 )
 from eegsr_jax.methods.srgdiff.residual import ResidualPredictor
-from eegsr_jax.methods.srgdiff.sampling import plan_steps, sample_latents
+from eegsr_jax.methods.srgdiff.sampling import few_at_a_time, plan_steps, sample_latents
 from eegsr_jax.nn import fourier
 
 LATENT, LENGTH = 3, 21  # an odd length: the last frequency has two coefficients
@@ -140,6 +140,21 @@ def test_sampling_on_coefficients_is_sampling_on_samples(networks, latents):
     assert relative(run(plan, guess, start), expected) < 1e-5
     # A window does not depend on the others of its batch.
     assert relative(run(plan, guess[1:], start[1:]), expected[1:]) < 1e-5
+
+
+@pytest.mark.parametrize(("batch", "cores", "few"), [(6, 4, 3), (7, 2, 1), (4, 8, 4)])
+def test_a_cpu_does_as_many_windows_at_a_time_as_it_has_cores(monkeypatch, batch, cores, few):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    sizes = set()
+
+    def product(x, y):
+        sizes.add(len(x))
+        return x * y
+
+    x = jnp.arange(3.0 * batch).reshape(batch, 3)
+    found = jax.jit(lambda x: few_at_a_time(product, x, 1 - x))(x)
+    np.testing.assert_array_equal(found, x * (1 - x))
+    assert sizes == {few, batch}  # another device would do the whole batch
 
 
 def test_gates_in_half_precision_are_near(networks, latents):

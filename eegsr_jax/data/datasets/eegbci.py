@@ -36,6 +36,11 @@ RUN_TASKS = {1: TASKS[0], 2: TASKS[1]} | {
     for task, runs in zip(TASKS[2:], ((3, 7, 11), (5, 9, 13), (4, 8, 12), (6, 10, 14)), strict=True)
     for run in runs
 }
+# What the annotations T0, T1 and T2 of these runs say; whether a movement was made or imagined is
+# the run's task. In runs 1 and 2 there is nothing but T0, from beginning to end.
+_FISTS = {"T0": "rest", "T1": "left_fist", "T2": "right_fist"}
+_BOTH = {"T0": "rest", "T1": "both_fists", "T2": "both_feet"}
+CUES = {run: _FISTS if "left_right" in RUN_TASKS[run] else _BOTH for run in range(3, 15)}
 NOMINAL_SFREQ = 160.0
 # Reported by many users, not by PhysioNet. Nothing is excluded and nothing is resampled here: a
 # recording keeps the rate that its header states, and a note says when that is not 160 Hz.
@@ -81,7 +86,8 @@ def open_dataset(
       verify: compare each file with MNE's SHA-256 list when it is read.
 
     Returns:
-      Entries with subjects "1".."109", runs "1".."14" and the task as `label`.
+      Entries with subjects "1".."109", runs "1".."14" and the task as `label`; the cues of runs 3
+      to 14 as `events` of the recordings: rest, left_fist, right_fist, both_fists, both_feet.
 
     Raises:
       DatasetError: no such folder, no such files in it, an unknown subject or run, a failed
@@ -143,7 +149,21 @@ def _read(path: Path, subject: int, run: int, verify: bool) -> recording.Recordi
             usable=found.usable[:kept],
             breaks=tuple(b for b in found.breaks if b < kept),
         )
-    return dataclasses.replace(found, notes=tuple(notes))
+    events = _events(path, run, found)
+    return dataclasses.replace(found, notes=tuple(notes), events=events)
+
+
+def _events(path: Path, run: int, found: recording.Recording) -> tuple[recording.Event, ...]:
+    """The cues, each to its end or to that of the recording."""
+    import mne
+
+    cues, last, events = CUES.get(run, {}), found.data.shape[1], []
+    for mark in mne.read_annotations(path) if cues else ():
+        ends = mark["onset"], mark["onset"] + mark["duration"]
+        start, stop = (min(round(float(t) * found.sfreq), last) for t in ends)
+        if mark["description"] in cues and start < stop:
+            events.append(recording.Event(start, stop, cues[mark["description"]]))
+    return tuple(events)
 
 
 def _verify(path: Path) -> None:

@@ -13,49 +13,33 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from eegsr_jax.methods.srgdiff.channelwise import EPSILON, ChannelwiseDenoiser
 from eegsr_jax.nn import fourier
 from eegsr_jax.nn.embedding import sinusoidal
-from eegsr_jax.nn.grouped import ChannelConvolution, ChannelMixing, expand, merge
+from eegsr_jax.nn.grouped import ChannelMixing, expand, merge
 from eegsr_jax.nn.layers import dense
-from eegsr_jax.nn.long_convolution import LongConvolution
 from eegsr_jax.typing import PyTree
 
-EPSILON = 1e-5
 EMBEDDING = 256
 
 
-class AffineDenoiser(nn.Module):
+class AffineDenoiser(ChannelwiseDenoiser):
     """The noise in `[batch, time, latent]` at a step, given a condition and a residual.
 
+    A block has an MLP behind its long convolution. `dtype` is that of the embeddings of steps and
+    places; None is float32.
+
     Attributes:
-      latent: channels.
-      units: hidden units of each.
       shared: units of each channel that the other channels see.
-      blocks: of a long convolution and an MLP.
-      taps, scales: of the long convolutions.
-      width, width_out: taps of the first and of the last convolution.
-      dtype: of the embeddings of steps and places; None: float32.
     """
 
-    latent: int = 32
-    units: int = 12
     shared: int = 8
-    blocks: int = 4
-    taps: int = 17
-    scales: int = 4
-    width: int = 7
-    width_out: int = 7
-    dtype: Any = None
 
     def setup(self):
         """Declares the parameters."""
-        hidden = self.latent * self.units
-        self.enter, self.condition, self.residual = (
-            ChannelConvolution(self.latent, self.units, self.width) for _ in range(3)
-        )
-        self.leave = ChannelConvolution(self.latent, self.units, self.width_out, merge=True)
+        super().setup()
+        hidden = self.hidden
         self.step_net, self.place_net = (_Waves(hidden, self.dtype) for _ in range(2))
-        self.long = [LongConvolution(hidden, self.taps, self.scales) for _ in range(self.blocks)]
         self.mixing = [
             ChannelMixing(self.latent, self.units, self.shared) for _ in range(2 * self.blocks)
         ]
@@ -75,14 +59,7 @@ class AffineDenoiser(nn.Module):
         Raises:
           ConfigError: too few samples for the long convolution.
         """
-        return {
-            "enter": self.enter.prepare(length),
-            "condition": self.condition.prepare(length),
-            "residual": self.residual.prepare(length),
-            "leave": self.leave.prepare(length),
-            "long": jnp.stack([block.spectrum(length) for block in self.long]),
-            "places": self.place_net(jnp.arange(length)).T[None],
-        }
+        return self.spectra(length) | {"places": self.place_net(jnp.arange(length)).T[None]}
 
     def condition_terms(self, prepared: PyTree, cond: jax.Array) -> jax.Array:
         """`[batch, unit, time]`: linear in a condition `[batch, time, latent]`, without a bias."""

@@ -10,53 +10,30 @@ window, `constant_terms` once a step; what is left for each step of each window 
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eegsr_jax.methods.srgdiff.channelwise import EPSILON, ChannelwiseDenoiser
 from eegsr_jax.nn import fourier
-from eegsr_jax.nn.grouped import ChannelConvolution, expand, merge
+from eegsr_jax.nn.grouped import expand, merge
 from eegsr_jax.nn.layers import uniform
-from eegsr_jax.nn.long_convolution import LongConvolution
 from eegsr_jax.typing import PyTree
 
-EPSILON = 1e-5
 GATE_BIAS = -2.0
 
 
-class Denoiser(nn.Module):
+class Denoiser(ChannelwiseDenoiser):
     """The noise in `[batch, time, latent]`, given a condition and a residual of that shape.
 
-    Attributes:
-      latent: channels.
-      units: hidden units of each.
-      blocks: long convolutions, one behind the other.
-      taps, scales: of each of them.
-      width, width_out: taps of the first and of the last convolution.
-      dtype: in which gates are computed; the rest in that of inputs and parameters.
+    `dtype` is that in which gates are computed; the rest is in that of inputs and parameters.
     """
-
-    latent: int = 32
-    units: int = 12
-    blocks: int = 4
-    taps: int = 17
-    scales: int = 4
-    width: int = 7
-    width_out: int = 7
-    dtype: Any = None
 
     def setup(self):
         """Declares the parameters."""
-        hidden = self.latent * self.units
-        self.enter, self.condition, self.residual = (
-            ChannelConvolution(self.latent, self.units, self.width) for _ in range(3)
-        )
-        self.leave = ChannelConvolution(self.latent, self.units, self.width_out, merge=True)
-        self.long = [LongConvolution(hidden, self.taps, self.scales) for _ in range(self.blocks)]
-        start = nn.initializers.constant(GATE_BIAS)
+        super().setup()
+        start, hidden = nn.initializers.constant(GATE_BIAS), self.hidden
         self.gate_kernel = self.param("gate_kernel", uniform(hidden), (self.blocks, hidden, hidden))
         self.gate_bias = self.param("gate_bias", start, (self.blocks, hidden))
 
@@ -69,30 +46,23 @@ class Denoiser(nn.Module):
         bias = self.condition.bias.reshape(-1)
         constant = jnp.einsum("gij,j->gi", self.gate_kernel, bias, precision="highest")
         dtype = self.dtype or self.gate_kernel.dtype
-        return {
-            "enter": self.enter.prepare(length),
-            "condition": self.condition.prepare(length),
-            "residual": self.residual.prepare(length),
-            "leave": self.leave.prepare(length),
-            "long": jnp.stack([block.spectrum(length) for block in self.long]),
-            "gate": {
-                "kernel": self.gate_kernel.astype(dtype),
-                "bias": (self.gate_bias + constant).astype(dtype),
-            },
+        gate = {
+            "kernel": self.gate_kernel.astype(dtype),
+            "bias": (self.gate_bias + constant).astype(dtype),
         }
+        return self.spectra(length) | {"gate": gate}
 
     def __call__(
         self, x: jax.Array, cond: jax.Array | None = None, res: jax.Array | None = None
     ) -> jax.Array:
         """The noise; without a condition, or a residual, nothing is added for it."""
         prepared = self.prepare(x.shape[1])
-        added = None
+        added = []
         if cond is not None:
-            added = gated(prepared, condition_terms(prepared, cond))
+            added.append(gated(prepared, condition_terms(prepared, cond)))
         if res is not None:
-            further = residual_terms(prepared, res)
-            added = further if added is None else added + further
-        noise = denoise(prepared, fourier.coefficients(x.swapaxes(1, 2)), added)
+            added.append([residual_terms(prepared, res)] * self.blocks)
+        noise = denoise(prepared, fourier.coefficients(x.swapaxes(1, 2)), *added)
         return fourier.from_coefficients(noise).swapaxes(1, 2)
 
 
@@ -113,38 +83,41 @@ def constant_terms(prepared: PyTree, cond: jax.Array) -> dict[str, jax.Array]:
     return _terms(prepared, value.reshape(len(cond), -1, 1))
 
 
-def gated(prepared: PyTree, terms: dict[str, jax.Array]) -> jax.Array:
-    """What each block adds, `[batch, block, unit, frequency]`, from the terms of its condition."""
-    gate, bias = prepared["gate"], prepared["condition"]["bias"]
+def gated(prepared: PyTree, terms: dict[str, jax.Array]) -> list[jax.Array]:
+    """What each block adds, `[batch, unit, frequency]`, from the terms of its condition.
+
+    An array a block: several transforms run at the same time, and what they give stays in caches.
+    """
+    bias = prepared["condition"]["bias"]
     value = terms["value"] + bias.reshape(1, -1, 1).astype(terms["value"].dtype)
-    opened = nn.sigmoid(terms["gate"] + gate["bias"][None, ..., None])
-    return fourier.spectrum((opened * value[:, None]).astype(bias.dtype))
+
+    def one(block: int, gate_bias: jax.Array) -> jax.Array:
+        opened = nn.sigmoid(terms["gate"][:, block] + gate_bias[None, :, None])
+        return fourier.spectrum((opened * value).astype(bias.dtype))
+
+    return [one(*each) for each in enumerate(prepared["gate"]["bias"])]
 
 
 def residual_terms(prepared: PyTree, res: jax.Array) -> jax.Array:
-    """What a residual `[batch, time, latent]` adds to a block: `[batch, 1, unit, frequency]`."""
+    """What a residual `[batch, time, latent]` adds to every block: `[batch, unit, frequency]`."""
     own, length = prepared["residual"], res.shape[1]
     found = expand(own, fourier.spectrum(res.swapaxes(1, 2)))
-    return _with_bias(found, own["bias"], length)[:, None]
+    return _with_bias(found, own["bias"], length)
 
 
-def denoise(prepared: PyTree, x: jax.Array, added: jax.Array | None) -> jax.Array:
+def denoise(prepared: PyTree, x: jax.Array, *added: list[jax.Array]) -> jax.Array:
     """The coefficients of the noise from those of the input, `[batch, latent, time]`.
 
     Args:
       prepared: by `Denoiser.prepare`.
       x: `fourier.coefficients` of the input.
-      added: in each block, `[batch, block or 1, unit, frequency]`; None for nothing.
+      *added: lists of what is added in each block, `[batch, unit, frequency]`.
     """
-    length, kernels = x.shape[-1], prepared["long"]
+    length = x.shape[-1]
     y = expand(prepared["enter"], fourier.to_spectrum(x))
     y = _with_bias(y, prepared["enter"]["bias"], length)
-    if added is not None:
-        added = jnp.broadcast_to(added, (len(x), *kernels.shape))
-    for block, kernel in enumerate(kernels):
-        y = y + kernel[None] * _normalised(y, length)
-        if added is not None:
-            y = y + added[:, block]
+    for kernel, *terms in zip(prepared["long"], *added, strict=True):
+        y = sum(terms, y + kernel[None] * _normalised(y, length))
     noise = _with_bias(merge(prepared["leave"], y), prepared["leave"]["bias"], length)
     return fourier.from_spectrum(noise, length)
 
@@ -157,13 +130,12 @@ def _terms(prepared: PyTree, value: jax.Array) -> dict[str, jax.Array]:
 
 
 def _normalised(y: jax.Array, length: int) -> jax.Array:
-    """Mean 0 and variance 1 over all units and samples, from the orthonormal spectrum."""
-    units = y.shape[1]
-    mean = y[..., 0].real.mean(1)  # of the coefficients at frequency 0
-    y = y - _at_zero(mean[:, None], y)
-    weights = jnp.asarray(fourier.power_weights(length), mean.dtype)
-    power = jnp.sum((y.real**2 + y.imag**2) * weights[None, None], (1, 2)) / (units * length)
-    return y * jax.lax.rsqrt(power + EPSILON).astype(y.dtype)[:, None, None]
+    """Mean 0 and variance 1 over all units and samples of what has the spectrum y."""
+    mean = y[..., 0].real.mean(1, keepdims=True)
+    y = y - _at_zero(mean, y)
+    power = jnp.sum(y.real**2 + y.imag**2, -1)
+    variance = jnp.sum(power, 1) / (y.shape[1] * length)
+    return y * jax.lax.rsqrt(variance + EPSILON).astype(y.dtype)[:, None, None]
 
 
 def _with_bias(y: jax.Array, bias: jax.Array, length: int) -> jax.Array:

@@ -28,9 +28,10 @@ from eegsr_jax.methods.base import Method, Reconstruction, linear_apply, linear_
 from eegsr_jax.methods.beyond_skip import Learner, beyond_stage, gain_stage
 from eegsr_jax.methods.carry import carried
 from eegsr_jax.methods.skip import initial_skip, skip_stage
+from eegsr_jax.methods.srgdiff.deviation_stages import deviation_stages
 from eegsr_jax.methods.srgdiff.deviations import (
     Drawing,
-    deviation_stages,
+    components_of,
     deviations,
     initial_deviations,
     plan_sampler,
@@ -159,13 +160,10 @@ def srgdiff(
         missing = (plan["source"] < 0)[None, :, None]
         return Reconstruction(jnp.where(missing, linear + added, linear), unknown)
 
-    def components(plan, observed) -> jax.Array:
-        return jnp.einsum("blt,lk->bkt", observed, plan["skip"]["whiten"], precision="highest")
-
     def apply(plan, observed, key=None) -> Reconstruction:
         observed, keys = jnp.asarray(observed), _keys(key, len(observed))
         found, unknown = mean(plan, observed)
-        inputs = components(plan, observed)
+        inputs = components_of(plan["skip"]["whiten"], observed)
         variance = spread(drawing, plan["sampler"], inputs, plan["seen"], keys)
         # Before training the bars are inf, also times nothing.
         bars = plan["bars"][None, :, None]
@@ -177,7 +175,7 @@ def srgdiff(
 
     def draw(plan, observed, key=None) -> jax.Array:
         observed, keys = jnp.asarray(observed), _keys(key, len(observed))
-        inputs = components(plan, observed)
+        inputs = components_of(plan["skip"]["whiten"], observed)
         drawn = deviations(drawing, plan["sampler"], inputs, plan["seen"], keys)
         return mean(plan, observed).mean + drawn
 

@@ -1,6 +1,8 @@
-"""The residual module as released: which way from the latent of the few to that of the many.
+"""The residual module: which way from the latent of the few to that of the many.
 
-As released it ends in a rectifier, so that it never points down, and nothing ever calls it.
+As released it ends in a norm and a rectifier, so that it never points down and is as long at every
+step, and nothing ever calls it. The paper's has to point any way and to vanish with the noise:
+`signed`, it ends in a convolution.
 """
 
 from __future__ import annotations
@@ -29,18 +31,20 @@ class ResidualPredictor(nn.Module):
       length: samples of the latent: the embedding of a step has one value for each.
       size: of the sinusoidal embedding of a step.
       dtype: in which it computes; None: that of inputs and parameters.
+      signed: without the last norm and rectifier.
     """
 
     latent: int = 32
     length: int = 400
     size: int = 128
     dtype: Any = None
+    signed: bool = False
 
     def setup(self):
         """Declares the networks."""
         self.window_net = _Half(self.latent, True, self.dtype)
         self.step_net = _Step(self.latent, self.length, self.size, self.dtype)
-        self.rest = _Rest(self.latent, self.dtype)
+        self.rest = _Rest(self.latent, self.dtype, self.signed)
 
     def window(self, z: jax.Array) -> jax.Array:
         """Once a window."""
@@ -51,7 +55,7 @@ class ResidualPredictor(nn.Module):
         return self.step_net(t)
 
     def join(self, window: jax.Array, step: jax.Array) -> jax.Array:
-        """The residual `[batch, length, latent]`, never negative."""
+        """The residual `[batch, length, latent]`; never negative unless `signed`."""
         return self.rest(window + step)
 
     def __call__(self, z: jax.Array, t: jax.Array) -> jax.Array:
@@ -90,6 +94,7 @@ class _Step(nn.Module):
 class _Rest(nn.Module):
     latent: int
     dtype: Any
+    signed: bool
 
     @nn.compact
     def __call__(self, x):
@@ -97,4 +102,5 @@ class _Rest(nn.Module):
             return GroupNorm(GROUPS, EPSILON, self.dtype, name=name)(x)
 
         x = nn.relu(norm(x, "norm_1"))
-        return nn.relu(norm(conv(x, self.latent, 3, name="conv", dtype=self.dtype), "norm_2"))
+        x = conv(x, self.latent, 3, name="conv", dtype=self.dtype)
+        return x if self.signed else nn.relu(norm(x, "norm_2"))

@@ -7,6 +7,8 @@ the sampler's own steps, being linear, leave as they are.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +24,7 @@ from eegsr_jax.methods.srgdiff.denoiser import (
     denoise,
     gated,
 )
+from eegsr_jax.methods.srgdiff.shape import call
 from eegsr_jax.nn import fourier
 from eegsr_jax.typing import PyTree
 
@@ -38,12 +41,8 @@ def plan_steps(
       grid: of integer times.
       length: samples of a latent.
     """
-
-    def call(network: Any, part: str, method: str, *inputs: Any) -> Any:
-        return network.apply({"params": params[part]}, *inputs, method=method)
-
-    prepared = call(denoiser, "denoiser", "prepare", length)
-    embedded = call(condition, "condition", "embed", jnp.asarray(grid.t))
+    prepared = call(denoiser, params["denoiser"], length, method="prepare")
+    embedded = call(condition, params["condition"], jnp.asarray(grid.t), method="embed")
     terms = constant_terms(prepared, embedded)
     kept = share(grid.t, prepared["enter"]["bias"].dtype)
     return {"prepared": prepared, "grid": grid._replace(t={"terms": terms, "share": kept})}
@@ -61,10 +60,36 @@ def sample_latents(plan: PyTree, guess: jax.Array, start: jax.Array, **options: 
     Returns:
       The latents; with `trajectory` (latents, those after each step).
     """
-    terms = condition_terms(plan["prepared"], guess)
-    coefficients = fourier.coefficients(start.swapaxes(1, 2))
-    found = sample(_predict, plan["prepared"], coefficients, terms, plan["grid"], **options)
-    return jax.tree.map(lambda c: fourier.from_coefficients(c).swapaxes(-1, -2), found)
+
+    def sampled(guess, start):
+        terms = condition_terms(plan["prepared"], guess)
+        coefficients = fourier.coefficients(start.swapaxes(1, 2))
+        found = sample(_predict, plan["prepared"], coefficients, terms, plan["grid"], **options)
+        return jax.tree.map(lambda c: fourier.from_coefficients(c).swapaxes(-1, -2), found)
+
+    return sampled(guess, start) if options else few_at_a_time(sampled, guess, start)
+
+
+def few_at_a_time(function: Callable[..., jax.Array], *windows: jax.Array) -> jax.Array:
+    """`function` of arrays `[batch, ...]`; a CPU does as many windows at a time as it has cores.
+
+    What one operation writes for a whole batch the next one has to read from memory; that of a few
+    windows it finds in caches, and memory does not grow with the batch. Batches that are spread
+    over devices, or whose size is not known yet, are left whole.
+    """
+    batch, spread = windows[0].shape[0], not jax.typeof(windows[0]).sharding.mesh.empty
+    if spread or not isinstance(batch, int):
+        return function(*windows)
+    few = max(n for n in range(1, (os.cpu_count() or 1) + 1) if batch % n == 0)
+    if few == batch:
+        return function(*windows)
+
+    def in_turn(*windows):
+        pieces = tuple(w.reshape(-1, few, *w.shape[1:]) for w in windows)
+        found = jax.lax.map(lambda piece: function(*piece), pieces)
+        return found.reshape(batch, *found.shape[2:])
+
+    return jax.lax.platform_dependent(*windows, cpu=in_turn, default=function)
 
 
 def _predict(prepared: PyTree, x: jax.Array, step: PyTree, terms: PyTree) -> jax.Array:

