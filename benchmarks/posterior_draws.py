@@ -99,8 +99,8 @@ def looks(method: Method, params: Any, view: View, truth: np.ndarray) -> dict[st
     plan = jitted(method.plan)(params, nameless(view.geometry))
     drawn = reconstructed(method.draw, plan, view, truth, 1)
     of = features.harmonics(np.asarray(view.geometry.target))
-    described = [features.describe(x, view.data.sfreq, of) for x in (truth, drawn)]
-    distances = features.distances(*described, view.missing)
+    true, other = (features.describe(x, view.data.sfreq, of) for x in (truth, drawn))
+    distances = features.distances(true, other, view.missing)
     given = np.zeros((BATCH, len(view.index), truth.shape[2]), np.float32)
     seconds = []
     for seed in range(REPEATS):
@@ -124,8 +124,8 @@ def measured(store: Store, arguments: argparse.Namespace, layout: str) -> dict[s
     plan = jitted(method.plan)(params, nameless(view.geometry))
     mean = reconstructed(method.apply, plan, view, truth, 0).mean
     of = features.harmonics(np.asarray(view.geometry.target))
-    described = [features.describe(x, view.data.sfreq, of) for x in (truth, mean)]
-    distances = features.distances(*described, view.missing)
+    true, other = (features.describe(x, view.data.sfreq, of) for x in (truth, mean))
+    distances = features.distances(true, other, view.missing)
     own = {name: distances[name] for name in FEATURES} | {"nmse": nmse(mean, truth, view)}
     return {
         "windows": len(truth),
@@ -184,7 +184,7 @@ def page(report: dict[str, Any]) -> str:
 
 def main() -> None:
     """See above."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", help="folder of EEGMMIDB")
     parser.add_argument("--store", help="prepared before, in the place of --root")
     parser.add_argument("--subject", default="1")

@@ -3,17 +3,14 @@
 Nothing is computed once that the release computes again: every step runs the condition encoder,
 dense convolutions under masks, a long convolution by FFT and a gate of all hidden units in every
 block, and embeddings of step and place that nobody reads. Arrays are `[batch, channel, time]`, and
-state dicts have the original's names. `check` compares it with the authors' numbers.
+state dicts have the original's names. `sampling_worker.py` compares it with the authors' numbers.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -329,113 +326,3 @@ class Original(nn.Module):
         sample = self.sample((z - mean) / std, noise, steps, first) * std + mean
         guess = self.conv_encoder(z, torch.zeros(len(z), dtype=torch.int64, device=z.device))
         return self.vae.decode(self.fusion(guess, sample))
-
-
-def state_of(model: Original) -> dict[str, np.ndarray]:
-    """Its state dicts in one, the names of the parts before a slash."""
-    return {
-        f"{part}/{name}": value.cpu().numpy()
-        for part in PARTS
-        for name, value in getattr(model, part).state_dict().items()
-    }
-
-
-# ------------------------------------------------------------------------------------------ check
-
-
-def check(folder: Path) -> dict[str, float]:
-    """Relative errors of the baseline on the authors' arrays that a folder holds.
-
-    Raises:
-      AssertionError: one is too large: 1e-5 for a network, 1e-4 after 50 steps.
-    """
-    found = {}
-    for file in sorted(folder.glob("*.npz")):
-        with np.load(file, allow_pickle=False) as arrays:
-            part = json.loads(str(arrays["config_json"])).get("part")
-            if part not in CASES:
-                continue
-            for name, (output, limit) in CASES[part](_Golden(arrays)).items():
-                expected = arrays[name]
-                error = np.linalg.norm(output.numpy() - expected) / np.linalg.norm(expected)
-                assert error < limit, f"{file.stem}, {name}: relative error {error}"
-                found[f"{file.stem}/{name}"] = float(error)
-    return found
-
-
-class _Golden:
-    """Arrays of a file as tensors, and a network with the state that is there."""
-
-    def __init__(self, arrays):
-        self.arrays, self.config = arrays, json.loads(str(arrays["config_json"]))
-
-    def __getitem__(self, name: str):
-        return torch.tensor(self.arrays[name])
-
-    def load(self, network: nn.Module, prefix: str = ""):
-        """Strict but for what the network never reads."""
-        start = f"state/{prefix}"
-        names = [k for k in self.arrays.files if k.startswith(start)]
-        wrong = network.load_state_dict(
-            {k.removeprefix(start): self[k] for k in names}, strict=False
-        )
-        assert not wrong.unexpected_keys, wrong
-        unread = ("t_emb.", "pos_emb.", "res_proj.")
-        assert all(k.startswith(unread) for k in wrong.missing_keys), wrong
-        return network.eval()
-
-    def whole(self) -> Original:
-        """All parts that the file has; the others keep random weights."""
-        model = Original(SHAPES | {k: v for k, v in self.config.items() if k in PARTS})
-        for part in PARTS:
-            if part in self.config:
-                self.load(getattr(model, part), f"{part}/")
-        return model
-
-
-@torch.no_grad()
-def _vae(golden: _Golden) -> dict[str, tuple[Any, float]]:
-    network = golden.load(Autoencoder(golden.config))
-    mean, _ = network.encode(golden["x"])
-    return {"mu": (mean, 1e-5), "recon": (network.decode(mean), 1e-5)}
-
-
-@torch.no_grad()
-def _conv_encoder(golden: _Golden):
-    network = golden.load(ConditionEncoder(golden.config))
-    return {"out": (network(golden["x"], golden["t"]), 2e-5)}  # its angles are float32
-
-
-@torch.no_grad()
-def _denoiser(golden: _Golden):
-    network = golden.load(Denoiser(golden.config))
-    x, t, cond, res = (golden[k] for k in ("x", "t", "cond", "res"))
-    found = {
-        "out": network(x, t, cond),
-        "out_no_cond": network(x, t),
-        "out_with_res": network(x, t, cond, res),
-    }
-    return {name: (value, 1e-5) for name, value in found.items()}
-
-
-def _sampling(golden: _Golden):
-    model = golden.whole()
-    found = model.sample(golden["z50_normalised"], golden["noise"], 50)
-    return {"steps50/out": (found, 1e-4)}
-
-
-def _end_to_end(golden: _Golden):
-    model, x = golden.whole(), golden["x"].clone()
-    for i, masked in enumerate(golden["masked_channels"]):
-        x[i, masked] = 0
-    further = (golden[k] for k in ("noise", "z50_mean", "z50_std"))
-    return {"out": (model.reconstruct(x, *further), 1e-4)}
-
-
-CASES = {
-    "vae": _vae,
-    "conv_encoder": _conv_encoder,
-    "denoiser": _denoiser,
-    "sampling": _sampling,
-    "end_to_end": _end_to_end,
-}

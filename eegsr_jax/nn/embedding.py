@@ -27,9 +27,9 @@ def sinusoidal(t: Any, size: int, *, cosine_first: bool, dtype: Any = jnp.float3
     """
     half = size // 2
     last = half if cosine_first else half - 1
-    frequencies = np.exp(-np.log(SLOWEST) * np.arange(half) / last)
 
     def waves(t):
+        frequencies = jnp.exp(jnp.arange(half, dtype=jnp.float64) * (-np.log(SLOWEST) / last))
         angles = t.astype(jnp.float64)[..., None] * frequencies.reshape((1,) * t.ndim + (-1,))
         both = (jnp.sin(angles), jnp.cos(angles))
         return jnp.concatenate(both[::-1] if cosine_first else both, -1)

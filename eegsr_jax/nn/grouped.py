@@ -8,7 +8,6 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from eegsr_jax.nn.fourier import kernel_spectrum
 from eegsr_jax.nn.layers import uniform
@@ -68,7 +67,7 @@ class ChannelMixing(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, channel, unit, time]`, into the same."""
         # A channel's own units are in `within`.
-        others = jnp.asarray(1 - np.eye(self.channels), self.between.dtype)[:, None, :, None]
+        others = 1 - jnp.eye(self.channels, dtype=self.between.dtype)[:, None, :, None]
         between = jnp.einsum(
             "ciej,bejt->bcit", self.between * others, x[:, :, : self.shared], precision="highest"
         )

@@ -19,8 +19,9 @@ def octave_of(time: int) -> jax.Array:
 def octaves(x: jax.Array) -> jax.Array:
     """`[..., time] -> [OCTAVES, ..., time]`, which add up to it."""
     time, both = x.shape[-1], spectrum(x)
-    mine = (octave_of(time)[None] == jnp.arange(OCTAVES, dtype=jnp.int32)[:, None]).astype(both.dtype)
-    return samples(both[None] * mine.reshape(OCTAVES, *(1,) * (x.ndim - 1), -1), time)
+    mine = octave_of(time)[None] == jnp.arange(OCTAVES, dtype=jnp.int32)[:, None]
+    mine = mine.astype(both.dtype).reshape(OCTAVES, *(1,) * (x.ndim - 1), -1)
+    return samples(both[None] * mine, time)
 
 
 def octave_shares(time: int) -> jax.Array:

@@ -293,6 +293,7 @@ def test_as_released_by_default(geometry):
             "samples=272; expected more than 272, for long convolutions of 136",
         ),
         ({"samples": 0}, "samples=0; expected more than 0"),
+        ({"samples": 14, "taps": 1, "scales": 1, "stft": 0.1}, "samples=14; expected 16 or more"),
         ({"sfreq": 0.0}, "sfreq=0.0; expected more than 0"),
         ({"latent": 0}, "latent=0; expected more than 0"),
         ({"units": 0}, "units=0; expected more"),

@@ -95,11 +95,12 @@ class AffineDenoiser(ChannelwiseDenoiser):
         if condition is not None:
             hidden = hidden + condition + _column(prepared["condition"]["bias"])
         modulation = self._modulation(0, hidden)
-        residual = jnp.broadcast_to(residual, (len(x), *residual.shape[1:]))
+        residual = jnp.broadcast_to(residual, (x.shape[0], *residual.shape[1:]))
         for block, kernel in enumerate(prepared["long"]):
             n = _modulated(y, modulation[:, block])
             y = y + fourier.samples(kernel[None] * fourier.spectrum(n), length)
-            n = _modulated(y, residual[:, block]).reshape(len(x), self.latent, self.units, length)
+            n = _modulated(y, residual[:, block])
+            n = n.reshape(x.shape[0], self.latent, self.units, length)
             n = nn.gelu(self.mixing[2 * block](n), approximate=False)
             y = y + self.mixing[2 * block + 1](n).reshape(y.shape)
         noise = fourier.samples(merge(prepared["leave"], fourier.spectrum(y)), length)

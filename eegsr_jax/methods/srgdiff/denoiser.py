@@ -117,7 +117,9 @@ def denoise(prepared: PyTree, x: jax.Array, *added: list[jax.Array]) -> jax.Arra
     y = expand(prepared["enter"], fourier.to_spectrum(x))
     y = _with_bias(y, prepared["enter"]["bias"], length)
     for kernel, *terms in zip(prepared["long"], *added, strict=True):
-        y = sum(terms, y + kernel[None] * _normalised(y, length))
+        y = y + kernel[None] * _normalised(y, length)
+        for term in terms:
+            y = y + term
     noise = _with_bias(merge(prepared["leave"], y), prepared["leave"]["bias"], length)
     return fourier.from_spectrum(noise, length)
 
@@ -133,7 +135,7 @@ def _normalised(y: jax.Array, length: int) -> jax.Array:
     """Mean 0 and variance 1 over all units and samples of what has the spectrum y."""
     mean = y[..., 0].real.mean(1, keepdims=True)
     y = y - _at_zero(mean, y)
-    power = jnp.sum(y.real**2 + y.imag**2, -1)
+    power = jnp.sum((y * y.conj()).real, -1)
     variance = jnp.sum(power, 1) / (y.shape[1] * length)
     return y * jax.lax.rsqrt(variance + EPSILON).astype(y.dtype)[:, None, None]
 

@@ -15,11 +15,13 @@ from eegsr_jax.diffusion.grid import angle_grid
 from eegsr_jax.diffusion.noise import noise_like, step_key
 from eegsr_jax.diffusion.prediction import Prediction
 from eegsr_jax.diffusion.sample import sample
+from eegsr_jax.diffusion.schedule import Level
 from eegsr_jax.diffusion.steppers import Angular
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.beyond_skip import Learner
 from eegsr_jax.methods.srgdiff import whitening as wh
 from eegsr_jax.methods.srgdiff.band_denoiser import CONDITIONS, BandDenoiser, conditions
+from eegsr_jax.methods.srgdiff.sampling import as_plan
 from eegsr_jax.methods.srgdiff.shape import call
 from eegsr_jax.nn.octaves import OCTAVES
 from eegsr_jax.nn.temporal import local_mean
@@ -76,9 +78,8 @@ def plan_sampler(drawing: Drawing, params: PyTree) -> PyTree:
     grid = angle_grid(drawing.steps)
     angles = jnp.asarray(grid.t, jnp.float32)
     steps = call(drawing.denoiser(params), own, angles, method="steps")
-    return {"denoiser": own, "grid": grid._replace(t=steps)} | {
-        name: params[name] for name in ("white", "condition")
-    }
+    further = {name: params[name] for name in ("white", "condition")}
+    return {"denoiser": own, "grid": as_plan(grid, steps)} | further
 
 
 def deviations(
@@ -100,11 +101,11 @@ def deviations(
         now = jax.tree.map(lambda a: a[None], step)
         return call(network, own, x, now, told, method="denoise")
 
-    shape = (len(components), seen.shape[2], components.shape[2])
+    shape = (components.shape[0], seen.shape[2], components.shape[2])
     like = jnp.zeros(shape) + told[:, :1, :1]  # spread over devices as the windows are
     start = wh.only_alive(plan["white"], noise_like(keys, like))
     options = {"stepper": Angular(), "prediction": Prediction.V}
-    white = sample(denoise, own, start, told, plan["grid"], **options)
+    white = sample(denoise, own, start, told, Level(**plan["grid"]), **options)
     return wh.coloured(plan["white"], white, seen)
 
 

@@ -107,11 +107,9 @@ def srgdiff_paper(
         taps=taps,
         scales=scales,
     )
-    shape.check(name)
+    shape.check(name, stft)
     positive(name, sfreq=sfreq, batch_size=batch_size, steps=steps, draws=draws)
     refuse(name, latent=(latent, latent % 4 == 0 or not residual, "a multiple of 4"))
-    shortest = losses.STFT_WINDOWS[0]
-    refuse(name, samples=(samples, samples >= shortest or not stft, f"{shortest} or more"))
     # Not from the last time, where what is taken wrongly for noise is multiplied by 650.
     grid, stepper = leading_grid(SCHEDULE, steps), DDIM(eta)
     network = Stepwise(shape, residual, modulation)

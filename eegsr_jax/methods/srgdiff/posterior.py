@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eegsr_jax.diffusion.noise import window_keys
 from eegsr_jax.errors import ConfigError
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import band_encoder as be
@@ -37,6 +36,7 @@ from eegsr_jax.methods.srgdiff.deviations import (
     plan_sampler,
     spread,
 )
+from eegsr_jax.methods.srgdiff.latents import keys_of
 from eegsr_jax.nn.temporal import GatedMLP
 
 
@@ -161,7 +161,8 @@ def srgdiff(
         return Reconstruction(jnp.where(missing, linear + added, linear), unknown)
 
     def apply(plan, observed, key=None) -> Reconstruction:
-        observed, keys = jnp.asarray(observed), _keys(key, len(observed))
+        observed = jnp.asarray(observed)
+        keys = keys_of(key, observed)
         found, unknown = mean(plan, observed)
         inputs = components_of(plan["skip"]["whiten"], observed)
         variance = spread(drawing, plan["sampler"], inputs, plan["seen"], keys)
@@ -174,18 +175,14 @@ def srgdiff(
         )
 
     def draw(plan, observed, key=None) -> jax.Array:
-        observed, keys = jnp.asarray(observed), _keys(key, len(observed))
+        observed = jnp.asarray(observed)
+        keys = keys_of(key, observed)
         inputs = components_of(plan["skip"]["whiten"], observed)
         drawn = deviations(drawing, plan["sampler"], inputs, plan["seen"], keys)
         return mean(plan, observed).mean + drawn
 
     context = max(lags, encoder.context)
     return Method("srgdiff", init, stages, plan, apply, None, context, draw=draw)
-
-
-def _keys(key: jax.Array | None, count: int) -> jax.Array:
-    key = jax.random.key(0) if key is None else key
-    return key if key.ndim else window_keys(key, jnp.arange(count))
 
 
 def _bars(outputs: jax.Array, bars: jax.Array) -> jax.Array:

@@ -86,7 +86,7 @@ def srgdiff_release(
         taps=taps,
         scales=scales,
     )
-    shape.check(name)
+    shape.check(name, stft)
     positive(name, sfreq=sfreq, batch_size=batch_size, steps=steps)
     grid = leading_grid(stages.SCHEDULE, steps)
 
@@ -154,7 +154,7 @@ def srgdiff_regression(
     """
     name = "srgdiff_regression"
     shape = Shape(samples=samples, widths=tuple(widths), latent=latent)
-    shape.check_autoencoder(name)
+    shape.check_autoencoder(name, stft)
     positive(name, sfreq=sfreq, batch_size=batch_size)
 
     def init(key, geometry: Geometry, window) -> PyTree:

@@ -45,7 +45,7 @@ def plan_steps(
     embedded = call(condition, params["condition"], jnp.asarray(grid.t), method="embed")
     terms = constant_terms(prepared, embedded)
     kept = share(grid.t, prepared["enter"]["bias"].dtype)
-    return {"prepared": prepared, "grid": grid._replace(t={"terms": terms, "share": kept})}
+    return {"prepared": prepared, "grid": as_plan(grid, {"terms": terms, "share": kept})}
 
 
 def sample_latents(plan: PyTree, guess: jax.Array, start: jax.Array, **options: Any) -> Any:
@@ -64,7 +64,8 @@ def sample_latents(plan: PyTree, guess: jax.Array, start: jax.Array, **options: 
     def sampled(guess, start):
         terms = condition_terms(plan["prepared"], guess)
         coefficients = fourier.coefficients(start.swapaxes(1, 2))
-        found = sample(_predict, plan["prepared"], coefficients, terms, plan["grid"], **options)
+        grid = Level(**plan["grid"])
+        found = sample(_predict, plan["prepared"], coefficients, terms, grid, **options)
         return jax.tree.map(lambda c: fourier.from_coefficients(c).swapaxes(-1, -2), found)
 
     return sampled(guess, start) if options else few_at_a_time(sampled, guess, start)
@@ -90,6 +91,12 @@ def few_at_a_time(function: Callable[..., jax.Array], *windows: jax.Array) -> ja
         return found.reshape(batch, *found.shape[2:])
 
     return jax.lax.platform_dependent(*windows, cpu=in_turn, default=function)
+
+
+def as_plan(grid: Level, steps: PyTree) -> dict[str, Any]:
+    """A grid as plans hold it, with what is known of its steps in the place of their times."""
+    levels = {name: jnp.asarray(getattr(grid, name), float) for name in ("alpha", "sigma")}
+    return {"t": steps} | levels
 
 
 def _predict(prepared: PyTree, x: jax.Array, step: PyTree, terms: PyTree) -> jax.Array:

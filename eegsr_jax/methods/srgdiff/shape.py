@@ -12,6 +12,7 @@ from eegsr_jax.methods.srgdiff.autoencoder import Autoencoder
 from eegsr_jax.methods.srgdiff.condition import ConditionEncoder
 from eegsr_jax.methods.srgdiff.denoiser import Denoiser
 from eegsr_jax.methods.srgdiff.fusion import GatedFusion
+from eegsr_jax.methods.srgdiff.losses import STFT_WINDOWS
 from eegsr_jax.nn.discriminator import PatchDiscriminator
 from eegsr_jax.typing import PyTree
 
@@ -71,21 +72,21 @@ class Shape:
     def _denoiser(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _DENOISER}
 
-    def check(self, method: str) -> None:
-        """Refuse sizes that do not fit each other.
+    def check(self, method: str, stft: float) -> None:
+        """Refuse sizes that do not fit each other, or a loss of weight `stft`.
 
         Raises:
           ConfigError: they do not.
         """
-        self.check_autoencoder(method)
+        self.check_autoencoder(method, stft)
         positive(method, **self._denoiser())
         reach = self.taps * 2 ** (self.scales - 1)
         enough = f"more than {reach * self.halved}, for long convolutions of {reach} taps, or "
         enough += "fewer taps or scales"
         refuse(method, samples=(self.samples, self.length > reach, enough))
 
-    def check_autoencoder(self, method: str) -> None:
-        """Refuse sizes that the autoencoder cannot have.
+    def check_autoencoder(self, method: str, stft: float) -> None:
+        """Refuse sizes that the autoencoder, or its loss, cannot have.
 
         Raises:
           ConfigError: there are some.
@@ -93,6 +94,8 @@ class Shape:
         positive(method, samples=self.samples, widths=min(self.widths), latent=self.latent)
         multiple = f"a multiple of {self.halved}: cut the data into such windows"
         refuse(method, samples=(self.samples, self.samples % self.halved == 0, multiple))
+        fits = self.samples >= STFT_WINDOWS[0] or not stft
+        refuse(method, samples=(self.samples, fits, f"{STFT_WINDOWS[0]} or more, or stft=0"))
 
 
 def call(network: nn.Module, params: PyTree, *inputs: Any, method: str | None = None) -> Any:

@@ -20,6 +20,7 @@ from eegsr_jax.methods.srgdiff.affine import AffineDenoiser
 from eegsr_jax.methods.srgdiff.channelwise import EPSILON
 from eegsr_jax.methods.srgdiff.condition import ConditionEncoder, blend, share
 from eegsr_jax.methods.srgdiff.residual import ResidualPredictor
+from eegsr_jax.methods.srgdiff.sampling import as_plan
 from eegsr_jax.methods.srgdiff.shape import Shape, call
 from eegsr_jax.typing import PyTree
 
@@ -114,7 +115,7 @@ def plan_steps(network: Stepwise, params: PyTree, grid: Level) -> PyTree:
     """All of the steps on a time grid that does not depend on the window."""
     steps = call(network, params, jnp.asarray(grid.t), method="steps")
     prepared = call(network, params, method="prepare")
-    return {"params": params, "prepared": prepared, "grid": grid._replace(t=steps)}
+    return {"params": params, "prepared": prepared, "grid": as_plan(grid, steps)}
 
 
 def sample_latents(
@@ -137,7 +138,7 @@ def sample_latents(
 
     window = call(network, plan["params"], plan["prepared"], z50, method="windows")
     given = {name: plan[name] for name in ("params", "prepared")}
-    return sample(denoise, given, start, window, plan["grid"], **options)
+    return sample(denoise, given, start, window, Level(**plan["grid"]), **options)
 
 
 def _normalised(x: jax.Array) -> jax.Array:
