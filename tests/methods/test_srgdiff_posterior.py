@@ -124,11 +124,11 @@ def test_draws_have_the_covariance_and_the_spectra_of_the_data(method, plan, geo
             (np.abs(np.fft.rfft(a * np.hanning(TIME))) ** 2).mean((0, 1)) for a in (own, other)
         ]
         values = [np.linalg.eigvalsh(np.einsum("nmt,nlt->ml", a, a)) for a in (own, other)]
-        spectra = [x[1 : TIME // 3] for x in spectra]  # next to nothing is faster
+        spectra = [x[1 : TIME // 5] for x in spectra]  # next to nothing is faster
         return [np.abs(np.log(a / b)).mean() for a, b in (spectra, values)]
 
     of_draw, of_mean = left(drawn), left(mean)
-    assert of_draw[0] < 0.2 < of_mean[0] and of_draw[1] < 0.2 < of_mean[1]
+    assert of_draw[0] < 0.6 * of_mean[0] and of_draw[1] < 0.5 * of_mean[1], (of_draw, of_mean)
 
 
 def test_the_diffusion_tells_loud_windows_from_quiet_ones(method, params, geometry, windows):
@@ -162,15 +162,18 @@ def test_draws_lie_evenly_about_the_mean(method, plan, geometry, windows):
 
 def test_a_window_is_the_same_in_any_batch(method, plan, geometry, windows):
     observed = observed_of(windows[0][:5], geometry)
-    keys = window_keys(jax.random.key(7), jnp.arange(5))
-    whole, alone = (method.apply(plan, observed[s], keys[s]) for s in (slice(0, 5), slice(3, 4)))
+
+    def keys(rows):
+        return window_keys(jax.random.key(7), jnp.arange(5)[rows])
+
+    whole, alone = (method.apply(plan, observed[s], keys(s)) for s in (slice(0, 5), slice(3, 4)))
     for found, own in zip(whole, alone, strict=True):
         np.testing.assert_allclose(found[3:4], own, rtol=2e-4, atol=1e-10)
     one_key = method.apply(plan, observed, jax.random.key(7))
     np.testing.assert_allclose(one_key.std, whole.std, rtol=1e-5, atol=1e-12)
-    drawn = method.draw(plan, observed, keys)
+    drawn = method.draw(plan, observed, keys(slice(0, 5)))
     np.testing.assert_allclose(
-        drawn[3:4], method.draw(plan, observed[3:4], keys[3:4]), rtol=1e-3, atol=1e-8
+        drawn[3:4], method.draw(plan, observed[3:4], keys(slice(3, 4))), rtol=1e-3, atol=1e-8
     )
     assert np.abs(np.asarray(method.draw(plan, observed, jax.random.key(8)) - drawn)).max() > 1e-6
 

@@ -29,7 +29,7 @@ def spectral_sums(x: jax.Array) -> jax.Array:
     """
     time = x.shape[-1]
     taper = jnp.hanning(time).astype(x.dtype)
-    found = spectrum(x * (taper / jnp.sqrt(jnp.mean(taper**2)))[None, None])
+    found = jnp.fft.rfft(x * (taper / jnp.sqrt(jnp.mean(taper**2)))[None, None], norm="ortho")
     at = jnp.arange(found.shape[-1], dtype=x.dtype) / time
     bins = jnp.linspace(0.0, 0.5, BINS, dtype=x.dtype)
     width = jnp.maximum(bins[1], at[1])
