@@ -92,9 +92,9 @@ def _of_store(store: Store, most: int, source: str) -> Data:
     experiment = Experiment(layout=f"spread:{count // 2}", window_seconds=SAMPLES / sfreq)
     read, where = prepared(experiment, store)
     train, later = read.load(0), read.load(1)
-    # The later part: one half to validate on, the other half to test on; whole batches.
+    # The later part: one half to validate on, the other half to test on.
     share = max(1, round(0.1 * most / BATCH)) * BATCH
-    half = min(share, len(later) // 2 // BATCH * BATCH)
+    half = min(share, len(later) // 2)
     held = later[:half], later[len(later) - half :]
     return Data(train[: most - 2 * half], *held, nameless(where), sfreq, source)
 

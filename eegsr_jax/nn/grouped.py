@@ -5,12 +5,14 @@ Written over the units that are there, not as masked layers over all of them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from eegsr_jax.nn.fourier import kernel_spectrum
-from eegsr_jax.nn.layers import uniform
+from eegsr_jax.nn.layers import product, uniform
 
 
 class ChannelConvolution(nn.Module):
@@ -50,11 +52,13 @@ class ChannelMixing(nn.Module):
       channels: of the signal.
       units: of each channel.
       shared: units of each channel, the first ones, that those of the other channels see.
+      dtype: in which matrices are multiplied; None: that of inputs and parameters.
     """
 
     channels: int
     units: int
     shared: int
+    dtype: Any = None
 
     def setup(self):
         """Declares the parameters."""
@@ -68,10 +72,9 @@ class ChannelMixing(nn.Module):
         """`[batch, channel, unit, time]`, into the same."""
         # A channel's own units are in `within`.
         others = 1 - jnp.eye(self.channels, dtype=self.between.dtype)[:, None, :, None]
-        between = jnp.einsum(
-            "ciej,bejt->bcit", self.between * others, x[:, :, : self.shared], precision="highest"
-        )
-        within = jnp.einsum("cij,bcjt->bcit", self.within, x, precision="highest")
+        seen = x[:, :, : self.shared]
+        between = product("ciej,bejt->bcit", self.between * others, seen, self.dtype)
+        within = product("cij,bcjt->bcit", self.within, x, self.dtype)
         missing = self.units - self.shared
         spread = jnp.pad(between, ((0, 0), (0, 0), (0, missing), (0, 0)))
         return within + spread + self.bias[None, ..., None]

@@ -71,6 +71,19 @@ def dense(x: jax.Array, features: int, *, name: str, dtype: Any = None) -> jax.A
     )(x)
 
 
+def product(subscripts: str, a: jax.Array, b: jax.Array, dtype: Any = None) -> jax.Array:
+    """An einsum of two arrays of one type, formed in `dtype` and summed in theirs."""
+    own = dtype or a.dtype
+    found = jnp.einsum(
+        subscripts,
+        a.astype(own),
+        b.astype(own),
+        precision="highest",
+        preferred_element_type=a.dtype,
+    )
+    return found.astype(a.dtype)
+
+
 class GroupNorm(nn.Module):
     """Over time and the channels of a group; `[batch, time, channel]`.
 

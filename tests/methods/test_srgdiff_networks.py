@@ -167,6 +167,18 @@ def test_gates_in_half_precision_are_near(networks, latents):
     assert found.dtype == jnp.float32 and 0 < relative(found, full) < 0.02
 
 
+def test_the_affine_denoiser_in_half_precision_is_near(latents):
+    x, cond, res = latents
+    sizes, steps = SIZES | {"shared": 2}, jnp.asarray([3, 700])
+    params = made(AffineDenoiser(**sizes), x, steps, cond, res)
+    with jax.numpy_dtype_promotion("strict"):
+        full, found = (
+            jax.jit(AffineDenoiser(**sizes, dtype=dtype).apply)(params, x, steps, cond, res)
+            for dtype in (None, jnp.bfloat16)
+        )
+    assert found.dtype == jnp.float32 and 0 < relative(found, full) < 0.02
+
+
 def test_the_share_of_the_guess():
     np.testing.assert_allclose(share(jnp.asarray([0, 500, 1000])), [1.0, 0.9, 0.8], rtol=1e-6)
 

@@ -87,6 +87,14 @@ def test_a_step_by_hand(latents, residual, modulation):
     assert sorted(said) == ["residual"] * residual + ["scale", "shift"] * modulation
 
 
+def test_half_precision_reaches_the_denoiser(latents):
+    x, z50 = latents
+    networks = [Stepwise(Shape(**SIZES, half=half)) for half in (False, True)]
+    params, t = drawn(networks[0]), jnp.asarray([7, 990])
+    full, found = (jax.jit(n.apply)({"params": params}, x, t, z50)[0] for n in networks)
+    assert found.dtype == jnp.float32 and 0 < relative(found, full) < 0.02
+
+
 def test_the_loss_by_hand(latents):
     z100, z50 = latents
     network, t = Stepwise(SHAPE), jnp.asarray([40, 700])

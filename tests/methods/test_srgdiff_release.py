@@ -134,6 +134,18 @@ def test_a_window_does_not_depend_on_its_batch(made, plan, x):
     np.testing.assert_allclose(apply(plan, x[5:6], None).mean[0], same[5], **close)
 
 
+def test_half_precision_is_near(made, plan, x, geometry):
+    whole = jax.jit(made[0].apply)(plan, x, keys(8)).mean
+    with jax.numpy_dtype_promotion("strict"):
+        method = make("srgdiff_release", **RELEASE, half=True)
+        own = jax.jit(method.plan)(made[1], geometry)
+        found = jax.jit(method.apply)(own, x, keys(8)).mean
+    gates = jax.tree.leaves(own["steps"]["prepared"]["gate"])
+    assert all(a.dtype == jnp.bfloat16 for a in gates)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, whole, rtol=0, atol=1e-3 * np.abs(whole).max())
+
+
 def test_a_draw_is_the_reconstruction(made, plan, x):
     method = made[0]
     mean, std = jax.jit(method.apply)(plan, x, keys(8))

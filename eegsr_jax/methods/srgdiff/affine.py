@@ -17,7 +17,7 @@ from eegsr_jax.methods.srgdiff.channelwise import EPSILON, ChannelwiseDenoiser
 from eegsr_jax.nn import fourier
 from eegsr_jax.nn.embedding import sinusoidal
 from eegsr_jax.nn.grouped import ChannelMixing, expand, merge
-from eegsr_jax.nn.layers import dense
+from eegsr_jax.nn.layers import dense, product
 from eegsr_jax.typing import PyTree
 
 EMBEDDING = 256
@@ -26,8 +26,8 @@ EMBEDDING = 256
 class AffineDenoiser(ChannelwiseDenoiser):
     """The noise in `[batch, time, latent]` at a step, given a condition and a residual.
 
-    A block has an MLP behind its long convolution. `dtype` is that of the embeddings of steps and
-    places; None is float32.
+    A block has an MLP behind its long convolution. `dtype` is that in which matrices are
+    multiplied; embeddings of steps and places are in float32 or better.
 
     Attributes:
       shared: units of each channel that the other channels see.
@@ -41,7 +41,8 @@ class AffineDenoiser(ChannelwiseDenoiser):
         hidden = self.hidden
         self.step_net, self.place_net = (_Waves(hidden, self.dtype) for _ in range(2))
         self.mixing = [
-            ChannelMixing(self.latent, self.units, self.shared) for _ in range(2 * self.blocks)
+            ChannelMixing(self.latent, self.units, self.shared, self.dtype)
+            for _ in range(2 * self.blocks)
         ]
         shape = (2, self.blocks, 2 * hidden)
         zeros = nn.initializers.zeros
@@ -121,7 +122,7 @@ class AffineDenoiser(ChannelwiseDenoiser):
 
     def _modulation(self, which: int, hidden: jax.Array) -> jax.Array:
         kernel, bias = self.modulation_kernel[which], self.modulation_bias[which]
-        found = jnp.einsum("goi,bit->bgot", kernel, nn.silu(hidden), precision="highest")
+        found = product("goi,bit->bgot", kernel, nn.silu(hidden), self.dtype)
         return found + bias[None, ..., None]
 
 
@@ -133,7 +134,7 @@ class _Waves(nn.Module):
 
     @nn.compact
     def __call__(self, t):
-        dtype = self.dtype or jnp.float32
+        dtype = jnp.float64 if self.dtype == jnp.float64 else jnp.float32
         x = sinusoidal(t, EMBEDDING, cosine_first=True, dtype=dtype)
         x = nn.silu(dense(x, self.features, name="first", dtype=dtype))
         return dense(x, self.features, name="second", dtype=dtype)

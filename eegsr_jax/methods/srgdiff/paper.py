@@ -66,6 +66,7 @@ def srgdiff_paper(
     blocks: int = 4,
     taps: int = 17,
     scales: int = 4,
+    half: bool = False,
 ) -> Method:
     """SRGDiff as in the paper, bound to windows of `samples` at `sfreq`.
 
@@ -93,6 +94,8 @@ def srgdiff_paper(
       taps: of each piece of its long convolutions, which have `taps` · 2^(`scales` - 1) in all and
         need latents longer than that.
       scales: pieces.
+      half: whether the denoiser multiplies matrices in bfloat16, as accelerators like it; norms,
+        transforms, the schedule and everything else stay in float32.
 
     Raises:
       ConfigError: an option that cannot be.
@@ -106,6 +109,7 @@ def srgdiff_paper(
         blocks=blocks,
         taps=taps,
         scales=scales,
+        half=half,
     )
     shape.check(name, stft)
     positive(name, sfreq=sfreq, batch_size=batch_size, steps=steps, draws=draws)

@@ -47,6 +47,7 @@ def srgdiff_release(
     blocks: int = 4,
     taps: int = 17,
     scales: int = 4,
+    half: bool = False,
 ) -> Method:
     """SRGDiff as released, bound to windows of `samples` at `sfreq`.
 
@@ -72,6 +73,8 @@ def srgdiff_release(
       taps: of each piece of its long convolutions, which have `taps` · 2^(`scales` - 1) in all and
         need latents longer than that.
       scales: pieces.
+      half: whether the denoiser multiplies matrices in bfloat16, as accelerators like it; norms,
+        transforms, the schedule and everything else stay in float32.
 
     Raises:
       ConfigError: an option that cannot be.
@@ -85,6 +88,7 @@ def srgdiff_release(
         blocks=blocks,
         taps=taps,
         scales=scales,
+        half=half,
     )
     shape.check(name, stft)
     positive(name, sfreq=sfreq, batch_size=batch_size, steps=steps)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from eegsr_jax.errors import ConfigError
 from eegsr_jax.methods.srgdiff.autoencoder import Autoencoder
@@ -26,6 +27,7 @@ class Shape:
       widths: of the autoencoder's levels, finest first; each further one halves the rate.
       latent: channels of the latent.
       units, blocks, taps, scales: of the denoiser, see `ChannelwiseDenoiser`.
+      half: whether the denoiser multiplies matrices in bfloat16.
     """
 
     samples: int
@@ -35,6 +37,7 @@ class Shape:
     blocks: int = 4
     taps: int = 17
     scales: int = 4
+    half: bool = False
 
     @property
     def halved(self) -> int:
@@ -54,7 +57,7 @@ class Shape:
     @property
     def denoiser(self) -> Denoiser:
         """As released."""
-        return Denoiser(**self._denoiser())
+        return Denoiser(**self._denoiser(), dtype=self.dtype)
 
     @property
     def fusion(self) -> GatedFusion:
@@ -68,6 +71,11 @@ class Shape:
     def discriminator(self, channels: int) -> PatchDiscriminator:
         """Of EEG of so many channels."""
         return PatchDiscriminator(channels, 3, channels)
+
+    @property
+    def dtype(self) -> Any:
+        """Of the denoiser; None: that of inputs and parameters."""
+        return jnp.bfloat16 if self.half else None
 
     def _denoiser(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _DENOISER}

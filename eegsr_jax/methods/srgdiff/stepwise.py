@@ -46,7 +46,9 @@ class Stepwise(nn.Module):
         shape = self.shape
         sizes = {name: getattr(shape, name) for name in ("latent", "units", "blocks", "taps")}
         shared = min(SHARED, shape.units)
-        self.denoiser = AffineDenoiser(**sizes, scales=shape.scales, shared=shared)
+        self.denoiser = AffineDenoiser(
+            **sizes, scales=shape.scales, shared=shared, dtype=shape.dtype
+        )
         self.condition = ConditionEncoder(shape.latent)
         if self.residual:
             self.direction = ResidualPredictor(shape.latent, shape.length, signed=True)
