@@ -36,7 +36,7 @@ from eegsr_jax.evaluation.views import View, views
 from eegsr_jax.methods.base import Method
 from eegsr_jax.training.loop import fit, jitted, nameless, run_stage
 
-DRAWS, STEPS = (1, 2, 4, 8, 16, 32), (1, 2, 3, 4, 8, 16)
+DRAWS, STEPS = (1, 2, 4, 8, 16), (1, 2, 3, 4, 8, 16)
 NINETY, BATCH, REPEATS = 1.644854, 32, 5
 FEATURES = ("band_error_db", "degree_error_db", "covariance_db", "band_frechet_db")
 
