@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,92 +13,12 @@ import pytest
 from jax import export
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from eegsr_jax.geometry import Geometry, make_geometry, montage
-from eegsr_jax.methods import METHODS, Method, Reconstruction, make, reconstruct
-from eegsr_jax.training.loop import fit, jitted
+from eegsr_jax.geometry import Geometry
+from eegsr_jax.methods import Reconstruction, reconstruct
+from eegsr_jax.training.loop import jitted
 
 # JAX warns where float64 is asked for and truncated; nothing else may warn either.
 pytestmark = pytest.mark.filterwarnings("error")
-
-OPTIONS = {
-    "lagged_ridge": {"lags": 2},
-    "reduced_rank": {"ranks": (2, 3)},
-    "gaussian": {"lags": 1},
-    "emag": {
-        "lags": 2,
-        "resolution": 4,
-        "components": 4,
-        "widths": (2,),
-        "features": 8,
-        "epochs": 2,
-        "batch_size": 4,
-    },
-    "emag_paper": {"samples": 24, "resolution": 4, "groups": 2, "init": "window", "epochs": 2},
-}
-CONTEXT = {
-    "emag": 40,
-    "srgdiff": 40,
-}  # where it is not the lags: the span over which power is taken
-# Observed channels too, as its authors do.
-RENDERS_ALL = ("emag_paper", "srgdiff_release", "srgdiff_regression", "srgdiff_paper")
-UNIT = dict.fromkeys(RENDERS_ALL[1:], 1e-5)  # V; others are given ones, and take any unit
-TARGETS = "Fp1 Fp2 F3 Fz F4 C3 Cz C4 P3 Pz P4 Oz".split()
-OBSERVED = "Fp1 C4 C3 Pz Oz".split()
-BATCH, TIME = 8, 24
-_SRGDIFF = {"samples": 24, "widths": (6, 4), "latent": 4, "autoencoder_epochs": 2, "batch_size": 4}
-_SAMPLER = {"steps": 3, "units": 2, "blocks": 1, "taps": 2, "scales": 2}
-_RELEASE = {"condition_epochs": 2, "adversarial": 0.0}
-OPTIONS |= {
-    "srgdiff_release": {
-        **_SRGDIFF,
-        **_SAMPLER,
-        **_RELEASE,
-        "denoiser_epochs": 1,
-        "fusion_epochs": 1,
-    },
-    "srgdiff_regression": {**_SRGDIFF, **_RELEASE},
-    "srgdiff_paper": {**_SRGDIFF, **_SAMPLER, "diffusion_epochs": 1},
-    "srgdiff": {
-        **{name: OPTIONS["emag"][name] for name in ("lags", "components", "widths", "features")},
-        "mean_epochs": 2,
-        "epochs": 2,
-        "batch_size": 4,
-        "hidden": 8,
-        "steps": 2,
-        "draws": 2,
-    },
-}
-TRANSFORMS = ("srgdiff",)  # Fourier, of a number of samples that must be known
-
-
-class Case(NamedTuple):
-    method: Method
-    geometry: Geometry
-    params: Any
-    plan: Any
-    x: jax.Array
-    expected: Reconstruction
-
-
-@pytest.fixture(scope="module")
-def geometry():
-    positions = {n: xyz for n, xyz in montage("standard_1005").items() if n in TARGETS}
-    return make_geometry(OBSERVED, TARGETS, positions)
-
-
-@pytest.fixture(scope="module", params=METHODS)
-def case(request, geometry):
-    method = make(request.param, **OPTIONS.get(request.param, {}))
-    generator = np.random.default_rng(0)
-    mixing = generator.standard_normal((12, 6))
-    eeg = np.einsum("cs,wst->wct", mixing, generator.standard_normal((24, 6, TIME)))
-    eeg = (UNIT.get(request.param, 1.0) * eeg).astype(np.float32)
-    part = (np.arange(16) >= 12).astype(np.int32)
-    with jax.numpy_dtype_promotion("strict"):  # as in the tests, to share their programs
-        params = fit(method, geometry, lambda: [{"eeg": eeg[:16], "part": part}])
-        plan = jitted(method.plan)(params, geometry)
-        x = jnp.asarray(eeg[16:, np.asarray(geometry.observed_index)])
-        return Case(method, geometry, params, plan, x, jitted(method.apply)(plan, x, None))
 
 
 def shifted(geometry, by):
@@ -107,18 +26,10 @@ def shifted(geometry, by):
     return dataclasses.replace(geometry, target=geometry.target + by)
 
 
-def same(found, expected, tolerance=2e-6):
-    """Equal to within `tolerance` of the largest number, leaf by leaf."""
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        a, b = np.asarray(a), np.asarray(b)
-        assert a.shape == b.shape and a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
-
-
 def test_the_shapes_and_types_of_the_result(case):
     assert isinstance(case.expected, Reconstruction)
     for part in case.expected:
-        assert part.shape == (BATCH, 12, TIME) and part.dtype == jnp.float32
+        assert part.shape == (len(case.x), 12, case.x.shape[2]) and part.dtype == jnp.float32
         assert np.isfinite(part).all()
     for tree in (case.params, case.plan):  # plain nested dicts of arrays, at the boundary
         assert type(tree) is dict
@@ -126,7 +37,7 @@ def test_the_shapes_and_types_of_the_result(case):
 
 
 def test_observed_channels_are_the_input_bit_for_bit(case, rng):
-    if case.method.name in RENDERS_ALL:
+    if case.renders_all:
         index = case.geometry.observed_index
         assert (case.expected.std[:, index] > 0).all()  # estimates, with error bars
         assert (case.expected.mean[:, index] != case.x).mean() > 0.9
@@ -147,14 +58,13 @@ def test_the_error_bar_of_a_missing_channel_is_positive(case):
     assert (std > 1e-3 * power).all() and (std < 1e2 * power).all()
 
 
-def test_an_estimate_depends_on_the_inputs_within_the_context_only(case, rng):
+def test_an_estimate_depends_on_the_inputs_within_the_context_only(case, same, rng):
     if case.method.window is not None:
         pytest.skip("bound to a window, all of which an estimate may depend on")
     apply, context = jitted(case.method.apply), case.method.context
-    lags = OPTIONS.get(case.method.name, {}).get("lags", 0)
-    assert context == CONTEXT.get(case.method.name, lags)
-    at = max(context, TIME // 2) + 4
-    x = np.asarray(jnp.tile(case.x, (1, 1, 2 * at // TIME + 1)))
+    assert context == case.context
+    at = max(context, case.x.shape[2] // 2) + 4
+    x = np.asarray(jnp.tile(case.x, (1, 1, 2 * at // case.x.shape[2] + 1)))
     expected = apply(case.plan, x, None).mean[..., at]
     other = rng.standard_normal(x.shape).astype(np.float32)
     inside = slice(at - context, at + context + 1)
@@ -166,23 +76,23 @@ def test_an_estimate_depends_on_the_inputs_within_the_context_only(case, rng):
         assert np.abs(apply(case.plan, other, None).mean[..., at] - expected).max() > 1e-5
 
 
-def test_jit_is_eager(case):
+def test_jit_is_eager(case, same):
     same(case.method.apply(case.plan, case.x, None), case.expected)
 
 
 @pytest.mark.slow  # dozens of small programs, one for each operation
-def test_jit_of_a_plan_is_eager(case):
+def test_jit_of_a_plan_is_eager(case, same):
     same(reconstruct(case.method, case.params, case.geometry, case.x), case.expected, 1e-4)
 
 
-def test_vmap_over_windows_is_the_batch(case):
+def test_vmap_over_windows_is_the_batch(case, same):
     def one(window):
         return jax.tree.map(lambda a: a[0], case.method.apply(case.plan, window[None], None))
 
     same(jax.jit(jax.vmap(one))(case.x), case.expected)
 
 
-def test_vmap_over_positions_is_one_plan_each(case):
+def test_vmap_over_positions_is_one_plan_each(case, same):
     if case.method.name not in ("inverse_distance", "spherical_spline", "gaussian"):
         pytest.skip("one method of each kind is enough")
     shifts = jnp.asarray([0.0, 1e-3])
@@ -200,14 +110,13 @@ def test_gradients_are_finite_also_under_rematerialisation(case):
     """With respect to the data, every float of the params, and the positions of the electrodes."""
     if case.method.name == "population":
         pytest.skip("plans as gaussian does")
-    unit = UNIT.get(case.method.name, 1.0)
 
     @jax.checkpoint
     def loss(x, params, geometry):
         mean, std = reconstruct(case.method, params, geometry, x)
-        if case.method.name in UNIT:  # as they begin, their estimates hardly depend on the data
+        if case.unit != 1.0:  # as they begin, their estimates hardly depend on the data
             wave = jnp.sin(jnp.arange(mean.size, dtype=jnp.float32)).reshape(mean.shape)
-            return jnp.mean(wave * (mean - case.expected.mean)) / unit
+            return jnp.mean(wave * (mean - case.expected.mean)) / case.unit
         return jnp.mean(mean**2) + jnp.mean(std**2)
 
     function = jax.jit(jax.value_and_grad(loss, (0, 1, 2), allow_int=True))
@@ -218,21 +127,21 @@ def test_gradients_are_finite_also_under_rematerialisation(case):
     # The gradient of the data against differences.
     toward = jnp.cos(jnp.arange(case.x.size, dtype=jnp.float32)).reshape(case.x.shape)
     slope = jnp.sum(found[0] * toward)
-    step = 0.005 * unit if case.method.name in UNIT else 0.05  # how curved they are
+    step = 0.005 * case.unit if case.unit != 1.0 else 0.05  # how curved they are
     up, down = (function(case.x + s * toward, case.params, case.geometry)[0] for s in (step, -step))
     np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-2)
 
 
-def test_inside_scan(case):
+def test_inside_scan(case, same):
     """Plan and apply in the body of the caller's loop."""
 
     def body(total, x):
         found = reconstruct(case.method, case.params, case.geometry, x)
         return total + jnp.sum(found.mean), found
 
-    pieces = case.x.reshape(2, BATCH // 2, *case.x.shape[1:])
+    pieces = case.x.reshape(2, len(case.x) // 2, *case.x.shape[1:])
     total, found = jax.jit(lambda p: jax.lax.scan(body, jnp.zeros(()), p))(pieces)
-    whole = jax.tree.map(lambda a: a.reshape(BATCH, *a.shape[2:]), found)
+    whole = jax.tree.map(lambda a: a.reshape(len(case.x), *a.shape[2:]), found)
     same(whole, case.expected, 1e-4)
     assert np.isfinite(total)
 
@@ -254,7 +163,7 @@ def test_nothing_is_moved_from_or_to_the_host(case):
             jnp.add(case.x, np.ones(case.x.shape, np.float32))
 
 
-def test_the_result_does_not_depend_on_the_batch(case):
+def test_the_result_does_not_depend_on_the_batch(case, same):
     apply = jitted(case.method.apply)
     for first, last in ((0, 1), (3, 6)):
         found = apply(case.plan, case.x[first:last], None)
@@ -262,7 +171,7 @@ def test_the_result_does_not_depend_on_the_batch(case):
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda a: a.name)
-def test_eight_devices_are_one(case, axis_type):
+def test_eight_devices_are_one(case, same, axis_type):
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis_type,))
     with jax.set_mesh(mesh):
         x = jax.device_put(case.x, NamedSharding(mesh, PartitionSpec("batch")))
@@ -289,11 +198,9 @@ def test_no_constant_is_baked_into_the_programs(case):
     assert 'dense<"0x' not in text  # how StableHLO writes an array of more than a few numbers
 
 
-def test_export_with_a_symbolic_batch_and_length(case):
+def test_export_with_a_symbolic_batch_and_length(case, same):
     batch, time = export.symbolic_shape("b, t")
-    if case.method.name in TRANSFORMS:
-        time = TIME
-    time = case.method.window or time
+    time = case.length or time
     abstract = jax.ShapeDtypeStruct((batch, 5, time), jnp.float32)
     plan = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), case.plan)
 
@@ -303,15 +210,15 @@ def test_export_with_a_symbolic_batch_and_length(case):
     blob = export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(plan, abstract)
     again = export.deserialize(blob.serialize())
     same(again.call(case.plan, case.x), tuple(case.expected))
-    length = case.method.window or (TIME if case.method.name in TRANSFORMS else 11)
+    length = case.length or 11
     assert again.call(case.plan, case.x[:3, :, :length])[0].shape == (3, 12, length)
 
 
-def test_an_exported_method_runs_in_a_fresh_process_without_our_stack(case, tmp_path):
+def test_an_exported_method_runs_in_a_fresh_process_without_our_stack(case, same, tmp_path):
     if case.method.name != "gaussian":
         pytest.skip("one method is enough")
     (batch,) = export.symbolic_shape("b")
-    abstract = jax.ShapeDtypeStruct((batch, 5, TIME), jnp.float32)
+    abstract = jax.ShapeDtypeStruct((batch, 5, case.x.shape[2]), jnp.float32)
 
     def function(plan, x):
         return tuple(case.method.apply(plan, x, None))
