@@ -33,6 +33,7 @@ EXTRAS = {
     "viz": ["matplotlib"],  # MNE installs it today; named so that the extra keeps its word
     "tensorboard": ["tensorboardX"],  # writes event files without TensorFlow
     "wandb": ["wandb"],
+    "lsl": ["mne-lsl"],  # brings liblsl
     "bench": ["torch"],  # only to time the PyTorch originals beside ours
     "slurm": ["submitit"],
     "dev": [
@@ -40,11 +41,13 @@ EXTRAS = {
         "beartype",  # checks jaxtyping's shapes in the tests
         "build",
         "eeglabio",  # MNE writes EEGLAB files with it: the tests read some back
+        "equinox",  # docs/embedding.md holds a plan in one of its modules
         "hypothesis",
         "pyright[nodejs]",  # brings its own node: nothing is fetched at first use
         "pytest>=8",  # strict markers and importlib mode as pyproject.toml sets them
         "pytest-xdist",
         "ruff",
+        "safetensors",  # another reader of what artefact.py writes
         "scikit-learn",  # independent estimators to compare with
     ],
 }

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from eegsr_jax import methods as methods
     from eegsr_jax.data.recording import from_array as from_array
     from eegsr_jax.data.recording import read as read
+    from eegsr_jax.export import load_exported as load_exported
     from eegsr_jax.reconstruct import reconstruct_raw as reconstruct_raw
+    from eegsr_jax.streaming import Stream as Stream
     from eegsr_jax.training.run import load as load
 
 __version__ = "0.1.0"
@@ -29,6 +31,8 @@ _PUBLIC = {
     "read": ("eegsr_jax.data.recording", "read"),
     "reconstruct_raw": ("eegsr_jax.reconstruct", "reconstruct_raw"),
     "load": ("eegsr_jax.training.run", "load"),
+    "Stream": ("eegsr_jax.streaming", "Stream"),
+    "load_exported": ("eegsr_jax.export", "load_exported"),
 }
 
 __all__ = ["__version__", *_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]

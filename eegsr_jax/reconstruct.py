@@ -16,6 +16,7 @@ from eegsr_jax import methods
 from eegsr_jax.data import sources
 from eegsr_jax.data.export import attach, reliability_table
 from eegsr_jax.data.recording import Recording, read, require_rate
+from eegsr_jax.distributed import own_devices
 from eegsr_jax.errors import ChannelError, ConfigError, MethodError
 from eegsr_jax.geometry import Geometry, make_geometry
 from eegsr_jax.methods.base import Method
@@ -76,12 +77,86 @@ def reconstruct_raw(
     Raises:
       EEGSRError: the recording, target, method or run does not fit; the message says what and why.
     """
+    recording = read(raw, montage=montage)
+    use = arrange(recording, target, method=method, run=run, bads=bads, max_angle=max_angle)
+    begin = time.perf_counter()
+    mean, error, power = _reconstructed(use, recording)
+    rows = {n: i for i, n in enumerate(use.geometry.target_names)}
+    place = [rows.get(n, 0) for n in use.names]  # no row is used of what is recorded
+    mean, error, power = mean[place], error[place], power[place]
+    seconds = recording.data.shape[1] / recording.sfreq
+    speed = seconds / (time.perf_counter() - begin)
+    out = attach(
+        sources.open_source(raw),
+        recording,
+        use.names,
+        use.positions,
+        mean,
+        reconstructed=use.new,
+        method=f"run {Path(run).name} ({use.method.name})" if run else use.method.name,
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # The power of the signal is what was found plus what the method expects to have missed.
+        expected = np.where(np.isfinite(error), error / (power + error), np.nan)
+    table = reliability_table(
+        use.names,
+        use.new,
+        expected,
+        use.angle,
+        np.sqrt(error),
+        method=use.method.name,
+        rank=min(len(use.names), len(recording.names) - len(recording.bads)),
+    )
+    for row in table:
+        if row["name"] in use.kept:
+            row |= {"status": "bad, kept", "expected_nmse": np.nan, "std_uV": np.nan}
+    notes = (*recording.notes, *use.notes)
+    return Reconstructed(raw=out, reliability=table, notes=notes, times_real_time=speed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrangement:
+    """Which method makes which channels of a recording's.
+
+    Attributes:
+      method, params: what reconstructs.
+      geometry: for which it is planned; of a run, the run's own.
+      observed: L channels of the recording that go in, in the order of `geometry`.
+      names: of the channels that are wanted, in order.
+      positions: theirs, metres, MNE head frame.
+      new: those among them that are reconstructed.
+      kept: bad channels that stay as they are.
+      angle: of each of `names` from the nearest observed electrode, degrees.
+      notes: what was changed, dropped or guessed.
+    """
+
+    method: Method
+    params: PyTree
+    geometry: Geometry
+    observed: tuple[str, ...]
+    names: tuple[str, ...]
+    positions: np.ndarray
+    new: tuple[str, ...]
+    kept: tuple[str, ...]
+    angle: np.ndarray
+    notes: tuple[str, ...]
+
+
+def arrange(
+    recording: Recording,
+    target: Any = None,
+    *,
+    method: str | Method = "population",
+    run: str | Path | None = None,
+    bads: str = "repair",
+    max_angle: float = MAX_ANGLE,
+) -> Arrangement:
+    """What `reconstruct_raw` does before it looks at the samples; arguments and errors are its."""
     if bads not in ("repair", "keep"):
         raise ConfigError(f"bads={bads!r}: expected 'repair' or 'keep'")
     if not 0 <= max_angle <= 180:
         raise ConfigError(f"max_angle={max_angle}: expected 0 to 180 degrees")
-    recording = read(raw, montage=montage)
-    notes = list(recording.notes)
+    notes: list[str] = []
     here = dict(zip(recording.names, recording.positions, strict=True))
     good = [n for n in recording.names if n not in recording.bads]
     model, params, trained = _model(method, run, recording, good, notes)
@@ -100,40 +175,18 @@ def reconstruct_raw(
     names = tuple(wanted)
     where = make_geometry(observed, names, positions, centre=centre)
     names, where = _within_reach(where, observed, positions, centre, max_angle, kept, notes)
-    new = [n for n in new if n in names]
-    begin = time.perf_counter()
-    plan_for = where if trained is None or model.name in _ANY_MONTAGE else trained
-    mean, error, power = _reconstructed(model, params, plan_for, recording, observed)
-    rows = {n: i for i, n in enumerate(plan_for.target_names)}
-    place = [rows.get(n, 0) for n in names]  # no row is used of what is recorded
-    mean, error, power = mean[place], error[place], power[place]
-    seconds = recording.data.shape[1] / recording.sfreq
-    speed = seconds / (time.perf_counter() - begin)
-    out = attach(
-        sources.open_source(raw),
-        recording,
-        names,
-        np.stack([positions[n] for n in names]),
-        mean,
-        reconstructed=new,
-        method=f"run {Path(run).name} ({model.name})" if run else model.name,
+    return Arrangement(
+        method=model,
+        params=model.init(jax.random.key(0), where, model.window) if params is None else params,
+        geometry=where if trained is None or model.name in _ANY_MONTAGE else trained,
+        observed=tuple(observed),
+        names=names,
+        positions=np.stack([positions[n] for n in names]),
+        new=tuple(n for n in new if n in names),
+        kept=tuple(kept),
+        angle=geo.nearest_angle(where),
+        notes=tuple(notes),
     )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # The power of the signal is what was found plus what the method expects to have missed.
-        expected = np.where(np.isfinite(error), error / (power + error), np.nan)
-    table = reliability_table(
-        names,
-        new,
-        expected,
-        geo.nearest_angle(where),
-        np.sqrt(error),
-        method=model.name,
-        rank=min(len(names), len(good)),
-    )
-    for row in table:
-        if row["name"] in kept:
-            row |= {"status": "bad, kept", "expected_nmse": np.nan, "std_uV": np.nan}
-    return Reconstructed(raw=out, reliability=table, notes=tuple(notes), times_real_time=speed)
 
 
 def _targets(
@@ -286,19 +339,18 @@ def _within_reach(
 
 
 def _reconstructed(
-    model: Method, params: PyTree, where: Geometry, recording: Recording, observed: Sequence[str]
+    use: Arrangement, recording: Recording
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Estimate `[M, time]`, and over time its mean squared error bar and mean power, `[M]`."""
-    params = model.init(jax.random.key(0), where, model.window) if params is None else params
-    plan = jitted(model.plan)(params, nameless(where))
-    rows = geo.find_channels(observed, recording.names)
-    inputs = recording.data[rows]
+    plan = jitted(use.method.plan)(use.params, nameless(use.geometry))
+    inputs = recording.data[geo.find_channels(use.observed, recording.names)]
     time_points = inputs.shape[1]
-    mean = np.empty((len(where.target_names), time_points), np.float32)
+    mean = np.empty((len(use.geometry.target_names), time_points), np.float32)
     error = np.zeros(len(mean))
     for number, (first, last) in enumerate(recording.stretches):  # never across a join
         key = jax.random.fold_in(jax.random.key(0), number)
-        for start, estimate, std in reconstruct_long(model, plan, inputs[:, first:last], key):
+        blocks = reconstruct_long(use.method, plan, inputs[:, first:last], key, mesh=own_devices())
+        for start, estimate, std in blocks:
             mean[:, first + start : first + start + estimate.shape[1]] = estimate
             error += (std.astype(np.float64) ** 2).sum(1)
     return mean, error / time_points, mean.var(1, dtype=np.float64)

@@ -37,11 +37,14 @@ MAY_IMPORT = {
     "methods": METHODS,
     "images": METHODS,
     "interop": METHODS,
-    "export": METHODS,
+    "artefact": LOW,
+    "export": METHODS | {"artefact"},
     "data": SPACE,
     "training": METHODS | {"data"},
     "evaluation": METHODS | {"data", "training"},
     "reconstruct": METHODS | {"data", "training"},
+    "streaming": METHODS | {"training"},
+    "lsl": GROUND,
 }
 MAY_IMPORT["commands"] = set(MAY_IMPORT)
 
@@ -52,6 +55,7 @@ HOMES = {
     "jax.export": ["export.py"],
     "mne": ["data/", "geometry.py", "evaluation/report.py", "evaluation/sources.py"],
     "mne_bids": ["data/"],
+    "mne_lsl": ["lsl.py"],
     "grain": ["data/pipeline.py"],
     "torch": ["interop/torch_files.py"],
     "safetensors": ["interop/torch_files.py"],

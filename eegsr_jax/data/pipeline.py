@@ -104,6 +104,7 @@ def pipeline(
     epochs: int | None = 1,
     process_index: int = 0,
     process_count: int = 1,
+    rows: np.ndarray | None = None,
     drop_remainder: bool = False,
     layouts: RandomLayouts | None = None,
     skip_bad: bool = False,
@@ -126,6 +127,8 @@ def pipeline(
       epochs: passes over the data; None for no end.
       process_index: of this process.
       process_count: number of processes that share the data.
+      rows: of every batch, to read no others; None for all. Batches are then the same however many
+        processes share them.
       drop_remainder: leave out the last batch when it is not full.
       layouts: adds random observed channels to each batch.
       skip_bad: leave out recordings in which one of `channels` is bad, instead of refusing them.
@@ -182,6 +185,7 @@ def pipeline(
         window=window,
         order=Order(len(shard), batch_size, epochs, seed if shuffle else None),
         layouts=layouts,
+        rows=slice(None) if rows is None else rows,
     )
     batches = read.order.batches(drop_remainder)
     options = grain_.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -237,9 +241,10 @@ class _Read:
     window: int
     order: Order
     layouts: RandomLayouts | None
+    rows: np.ndarray | slice
 
     def __call__(self, step: int) -> Batch:
-        index = self.index[self.order(step)]
+        index = self.index[self.order(step)[self.rows]]
         mapped, rows = {}, {}
         for number in np.unique(index[:, 0]).tolist():
             recording = self.store.recordings[number]

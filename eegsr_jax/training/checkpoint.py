@@ -1,4 +1,8 @@
-"""Params on disk. The only file that knows orbax."""
+"""Params on disk. The only file that knows orbax.
+
+Several processes call each of these functions together, with the same whole arrays, and see one
+folder; the first writes, and says what is there.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eegsr_jax.distributed import from_first, is_first
 from eegsr_jax.errors import ConfigError
 from eegsr_jax.typing import PyTree
 
@@ -63,17 +68,17 @@ def save_leaves(folder: Path, stage: str, state: PyTree, position: dict[str, Any
 
     What was there is deleted only when the new is complete: one of the two can always be read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    old = [path for path in folder.iterdir()]
-    number = max((int(p.name) for p in old if p.name.isdigit()), default=-1) + 1
+    old = _entries(folder)
+    number = max((int(name) for name in old if name.isdigit()), default=-1) + 1
     half = folder / f"{number}.part"
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir()
+    if is_first():
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(parents=True)
     save_params(half / "state", {f"{i:05}": x for i, x in enumerate(jax.tree.leaves(state))})
-    (half / "position.json").write_text(json.dumps({"stage": stage} | position))
-    os.replace(half, folder / str(number))
-    for path in old:
-        shutil.rmtree(path, ignore_errors=True)
+    if is_first():
+        (half / "position.json").write_text(json.dumps({"stage": stage} | position))
+        os.replace(half, folder / str(number))
+        _delete(folder, old)
 
 
 def newest(folder: Path) -> tuple[Path, str] | None:
@@ -84,17 +89,31 @@ def newest(folder: Path) -> tuple[Path, str] | None:
 
 def highest(folder: Path) -> Path | None:
     """Of the complete entries, which have numbers for names, that with the highest."""
-    numbers = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
+    numbers = [int(name) for name in _entries(folder) if name.isdigit()]
     return folder / str(max(numbers)) if numbers else None
 
 
 def save_finished(folder: Path, count: int, params: PyTree) -> None:
     """Replace what `folder` keeps by the params after `count` stages, as `save_leaves` does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    old = list(folder.iterdir())
+    old = _entries(folder)
+    if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
     save_params(folder / str(count), params)
-    for path in old:
-        shutil.rmtree(path, ignore_errors=True)
+    if is_first():
+        _delete(folder, old)
+
+
+def _entries(folder: Path) -> list[str]:
+    """What is in a folder; another process may see it late."""
+    return from_first([path.name for path in folder.glob("*")])
+
+
+def _delete(folder: Path, names: list[str]) -> None:
+    """Entries that have their final names lose them first: what has one is always complete."""
+    for name in names:
+        gone = folder / (f"{name}.part" if name.isdigit() else name)
+        os.replace(folder / name, gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def load_finished(folder: Path) -> tuple[int, PyTree] | None:

@@ -14,7 +14,16 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eegsr_jax.data.pipeline import device_prefetch
-from eegsr_jax.distributed import GAUSSIANS, WINDOWS, along, gathered, place, shard_map, spread
+from eegsr_jax.distributed import (
+    GAUSSIANS,
+    WINDOWS,
+    along,
+    gathered,
+    is_first,
+    place,
+    shard_map,
+    spread,
+)
 from eegsr_jax.errors import MethodError
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage
@@ -177,16 +186,16 @@ def train_stage(
       key: seeds the order of the windows and what the loss draws.
       mesh: with an axis "windows", over which each batch is spread, or "gaussians", over which
         what has points is, or both. All else is on all devices. With several processes each gives
-        the same arguments, and reads all windows.
+        the same arguments; it reads its own rows of every batch.
       journal: is told of every epoch, keeps what resuming needs and what the stage derives, and
-        says when to stop. Of several processes the first one's is told, and nothing is kept.
+        says when to stop. What it keeps does not depend on the mesh.
 
     Raises:
       MethodError: no training windows, a mesh that does not fit, a loss or score that is not
         finite, or see `derived.derive`.
     """
-    journal = Journal() if journal is None or jax.process_index() else journal
-    resumable = jax.process_count() == 1
+    keeper = Journal() if journal is None else journal
+    journal = keeper if is_first() else Journal()
     per_epoch = windows.steps(stage.batch_size)
     if per_epoch == 0:
         raise MethodError(f"{stage.name}: there are no training windows")
@@ -194,7 +203,6 @@ def train_stage(
     state, progress, given = start(stage, params, steps), Progress(), params
     if mesh is not None:
         check_mesh(stage, params, mesh, (WINDOWS, GAUSSIANS))
-    keeper = journal if resumable else Journal()
     derived = derive(stage, params, geometry, windows, key, keeper)
     seed = order_seed(key)
     if mesh is not None:
@@ -224,7 +232,8 @@ def train_stage(
             metrics = new if metrics is None else jax.tree.map(jnp.add, metrics, new)
             taken += 1
             if keeper.due():
-                _keep(keeper, stage, state, best, progress, source, metrics)
+                kept = gathered((state, best), mesh)
+                _keep(keeper, stage, kept, progress, source, metrics)
         assert metrics is not None
         means = {name: float(x) / per_epoch for name, x in metrics.items()}
         value = validation(params | state.average)
@@ -262,10 +271,10 @@ def warm_up(stage: GradientStage, params: PyTree, geometry: Geometry, windows: W
     return run(state, params, batch, jax.random.key(0), geometry), validation(params)
 
 
-def _keep(journal, stage, state, best, progress, source, metrics) -> None:
+def _keep(journal, stage, kept, progress, source, metrics) -> None:
     sums = None if metrics is None else {name: float(x) for name, x in metrics.items()}
     position = {"progress": progress._asdict(), "data": source.get_state(), "sums": sums}
-    journal.keep(stage.name, (state, best), position)
+    journal.keep(stage.name, kept, position)
 
 
 @functools.lru_cache(maxsize=64)  # one program for each stage, number of steps and mesh
@@ -277,22 +286,22 @@ def _compiled_step(stage: GradientStage, steps: int, mesh: Mesh | None):
 
 
 def _source(windows: Windows, stage: GradientStage, derived: Lookup, seed: int, mesh: Mesh | None):
-    """Batches on the device; on a mesh each process puts its own rows of every batch there."""
-    batches = windows.shuffled(stage.batch_size, stage.overlap, seed)
-    if mesh is None:
-        return device_prefetch(_Batches(batches, derived, slice(None)))
-    sharding = NamedSharding(mesh, along(mesh, WINDOWS))
-    every = np.arange(stage.batch_size)
-    parts = sharding.addressable_devices_indices_map((stage.batch_size,)).values()
-    rows = np.unique(np.concatenate([every[part] for part in parts if part is not None]))
-    return device_prefetch(_Batches(batches, derived, rows), sharding=sharding)
+    """Batches on the device; on a mesh each process reads and puts its own rows of every batch."""
+    size, rows, sharding = stage.batch_size, None, None
+    if mesh is not None:
+        sharding = NamedSharding(mesh, along(mesh, WINDOWS))
+        parts = sharding.addressable_devices_indices_map((size,)).values()
+        own = [np.arange(size)[part] for part in parts if part is not None]
+        rows = np.unique(np.concatenate(own))
+    batches = windows.shuffled(size, stage.overlap, seed, rows)
+    return device_prefetch(_Batches(batches, derived), sharding=sharding)
 
 
 class _Batches:
-    """Some rows of every batch, so that the order of windows does not depend on the processes."""
+    """Batches of windows, and what is derived of them."""
 
-    def __init__(self, batches: Any, derived: Lookup, rows: np.ndarray | slice):
-        self._batches, self._derived, self._rows = iter(batches), derived, rows
+    def __init__(self, batches: Any, derived: Lookup):
+        self._batches, self._derived = iter(batches), derived
         self.get_state, self.set_state = self._batches.get_state, self._batches.set_state
 
     def __iter__(self) -> _Batches:
@@ -300,7 +309,7 @@ class _Batches:
 
     def __next__(self) -> Batch:
         batch = next(self._batches)
-        return {"eeg": batch["eeg"][self._rows]} | self._derived(batch["index"][self._rows])
+        return {"eeg": batch["eeg"]} | self._derived(batch["index"])
 
 
 def _validation(

@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from eegsr_jax.distributed import Votes, is_first
 from eegsr_jax.errors import ConfigError
 from eegsr_jax.training.checkpoint import (
     load_finished,
@@ -37,7 +40,10 @@ class Stopped(SystemExit):
 
 
 class Journal:
-    """Keeps nothing: for training without a run directory."""
+    """Keeps nothing: for training without a run directory.
+
+    Of several processes the first is told of epochs; all call everything else together.
+    """
 
     def epoch(
         self, stage: str, numbers: dict[str, Number], remaining: float = 0.0, of: int = 0
@@ -70,6 +76,9 @@ class Journal:
 class RunJournal(Journal):
     """A run directory's `metrics.jsonl` and `checkpoints/progress`.
 
+    Of several processes, which see one folder, the first writes; all keep and stop at one step,
+    whichever was asked to.
+
     Args:
       folder: of the run.
       open_folder: makes it; called when there is something to keep.
@@ -88,7 +97,9 @@ class RunJournal(Journal):
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ):
         self.folder, self.every = folder, every
-        self._open_folder, self._say, self._stop = open_folder, say, False
+        self._open_folder, self._say = open_folder, say
+        # What this process was asked, and what all know that one of them was asked.
+        self._asked, self._stop, self._votes = False, False, Votes()
         progress = folder / "checkpoints" / "progress"
         # The params after the stages that are finished, the state within one, and what it derives.
         self._stages, self._within, self._scratch = (
@@ -122,13 +133,15 @@ class RunJournal(Journal):
 
     def due(self) -> bool:
         """Every so many seconds, and when a signal has asked to stop."""
-        return self._stop or time.monotonic() - self._kept >= self.every
+        waited = is_first() and time.monotonic() - self._kept >= self.every
+        self._stop, waited = self._votes(self._asked, waited)
+        return self._stop or waited
 
     def keep(self, stage: str, state: PyTree, position: dict[str, Any]) -> None:
         """Saves; then ends the run when a signal has asked to stop."""
         save_leaves(self._within, stage, state, position)
         self._kept = time.monotonic()
-        self.halt()
+        self._leave()
 
     def resume(self, stage: str, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """The newest checkpoint of this stage."""
@@ -138,36 +151,51 @@ class RunJournal(Journal):
             return None
         state, position = load_leaves(found[0], like)
         self._forget_after(stage, position["progress"]["epoch"])
-        self._say(f"{stage}: resumed in epoch {position['progress']['epoch'] + 1}")
+        self._tell(f"{stage}: resumed in epoch {position['progress']['epoch'] + 1}")
         return state, position
 
     def finish(self, count: int, params: PyTree) -> None:
         """Saves, in the place of all that was kept; then ends the run as `keep` does."""
         save_finished(self._stages, count, params)
-        for path in (self._within, self._scratch):
-            shutil.rmtree(path, ignore_errors=True)
-        self.halt()
+        if is_first():
+            for path in (self._within, self._scratch):
+                shutil.rmtree(path, ignore_errors=True)
+        (self._stop,) = self._votes(self._asked, now=True)
+        self._leave()
 
     def finished(self) -> tuple[int, PyTree] | None:
         """The stages that need not run again."""
         return load_finished(self._stages)
 
-    def scratch(self) -> Path:
-        """A folder of the run directory that is deleted with its progress."""
+    def scratch(self) -> Path | None:
+        """A folder of the run directory that is deleted with its progress.
+
+        Several processes have none: each would have to wait for the files of the others.
+        """
+        if jax.process_count() > 1:
+            return None
         self._open_folder()
         self._scratch.mkdir(parents=True, exist_ok=True)
         return self._scratch
 
     def halt(self) -> None:
         """Ends the run when a signal has asked to stop."""
+        (self._stop,) = self._votes(self._asked)
+        self._leave()
+
+    def _leave(self) -> None:
         if self._stop:
-            self._say("stopped, and saved; the same command goes on")
+            self._tell("stopped, and saved; the same command goes on")
             raise Stopped()
+
+    def _tell(self, line: str) -> None:
+        if is_first():
+            self._say(line)
 
     def _forget_after(self, stage: str, epoch: int) -> None:
         """Drops metrics of epochs that will be run again, so that none is listed twice."""
         path = self.folder / "metrics.jsonl"
-        if not path.exists():
+        if not is_first() or not path.exists():
             return
         lines = path.read_text().splitlines()
         records = [json.loads(line) for line in lines if line.endswith("}")]
@@ -188,7 +216,7 @@ class RunJournal(Journal):
 
         def ask(number: int, frame: Any) -> None:
             del number, frame
-            self._stop = True
+            self._asked = True
 
         before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGUSR1)}
         try:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from eegsr_jax.distributed import arrays_from_first
 from eegsr_jax.errors import ConfigError, MethodError
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage, Method, MomentStage, Stage
@@ -59,7 +60,7 @@ def fit(
         params = initial(method, geometry, start)
     else:
         _refuse_absent(method, geometry)
-    keeper = Journal() if journal is None or jax.process_count() > 1 else journal
+    keeper = Journal() if journal is None else journal
     done, params = keeper.finished() or (0, params)
     begun = False
     for count, (stage, own) in enumerate(zip(method.stages, keys, strict=True), 1):
@@ -106,7 +107,8 @@ def run_stage(
 ) -> PyTree:
     """Params after one stage."""
     if isinstance(stage, MomentStage):
-        return solve(stage, params, accumulate(stage, params, geometry, batches()), geometry)
+        solved = solve(stage, params, accumulate(stage, params, geometry, batches()), geometry)
+        return arrays_from_first(solved)
     windows: Any = batches if hasattr(batches, "shuffled") else MemoryWindows(batches)
     where = nameless(geometry)
     return train_stage(stage, params, where, windows, key, mesh=mesh, journal=journal)

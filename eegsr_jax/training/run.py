@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from eegsr_jax import config, geometry, methods
 from eegsr_jax.data.preprocessing import Preprocessing
 from eegsr_jax.data.segments import by_subject, cut_end, whole
 from eegsr_jax.data.store import Store
+from eegsr_jax.distributed import from_first, is_first
 from eegsr_jax.errors import ConfigError
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage, Method
@@ -96,8 +98,9 @@ def train(experiment: Experiment, store: Store, out: Path, *, mesh: Mesh | None 
     """Train on a store into the run directory `out`, or go on where training stopped.
 
     SIGTERM and SIGUSR1 make a deep method save after its current step, and exit with status 0; the
-    same call then goes on to the same result, bit for bit. `mesh` is for deep methods, see
-    `training.loop.fit`.
+    same call then goes on to the same result, bit for bit; on other devices or another number of
+    processes, to about 1e-6. `mesh` is for deep methods, see `training.loop.fit`. Several processes
+    call it together, with folders that all of them see.
 
     Raises:
       ConfigError: `out` is complete, holds another experiment, or is no run directory; or nothing
@@ -111,7 +114,7 @@ def train(experiment: Experiment, store: Store, out: Path, *, mesh: Mesh | None 
     check_binding(method, card.sfreq, windows.window)
     journal = RunJournal(
         out,
-        open_folder=lambda: write_run(out, card, where),
+        open_folder=lambda: open_run(out, card, where),
         every=experiment.checkpoint_seconds,
         writers=experiment.writers,
     )
@@ -122,6 +125,21 @@ def train(experiment: Experiment, store: Store, out: Path, *, mesh: Mesh | None 
         params = fit(method, where, windows, key=key, mesh=mesh, journal=journal)
     write_run(out, card, where, params)
     return card
+
+
+def refuse_idle_mesh(chosen: Iterable[Method]) -> None:
+    """Refuse a mesh where none of the methods has anything to spread over it.
+
+    Raises:
+      ConfigError: so it is.
+    """
+    chosen = list(chosen)
+    if not any(isinstance(stage, GradientStage) for m in chosen for stage in m.stages):
+        names = ", ".join(dict.fromkeys(method.name for method in chosen))
+        raise ConfigError(
+            f"{names}: trained in closed form, on one device; leave --mesh out, and start one "
+            "process only"
+        )
 
 
 def prepared(experiment: Experiment, store: Store) -> tuple[StoreWindows, Geometry]:
@@ -208,24 +226,48 @@ def is_complete(out: Path, card: Card) -> bool:
     return (out / _PARAMS).exists() and load_card(out) == card
 
 
-def write_run(out: Path, card: Card, where: Geometry, params: PyTree | None = None) -> None:
-    """The run directory, which appears when all of this is in it."""
-    if out.exists():  # an unfinished run goes on in it
-        if params is not None:
-            save_params(out / _PARAMS, params)
-            shutil.rmtree(out / _PROGRESS, ignore_errors=True)
+def open_run(out: Path, card: Card, where: Geometry) -> None:
+    """The folder of a run that has begun; one that is there goes on."""
+    if out.exists():
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    half = _half(out)
     try:
-        (half / "config.json").write_text(config.to_json(card))
-        (half / "geometry.json").write_text(json.dumps(geometry.to_json(where)))
-        if params is not None:
-            save_params(half / _PARAMS, params)
-        os.chmod(half, 0o755)
+        _describe(half, card, where)
         os.replace(half, out)
     finally:
         shutil.rmtree(half, ignore_errors=True)
+
+
+def write_run(out: Path, card: Card, where: Geometry, params: PyTree) -> None:
+    """The complete run directory. Several processes call it together; the first writes."""
+    if from_first(out.exists()):  # an unfinished run goes on in it
+        save_params(out / _PARAMS, params)
+        if is_first():
+            shutil.rmtree(out / _PROGRESS, ignore_errors=True)
+        return
+    half = Path(from_first(str(_half(out)) if is_first() else None))
+    try:
+        if is_first():
+            _describe(half, card, where)
+        save_params(half / _PARAMS, params)
+        if is_first():
+            os.replace(half, out)
+    finally:
+        if is_first():
+            shutil.rmtree(half, ignore_errors=True)
+
+
+def _half(out: Path) -> Path:
+    """A new folder beside `out`, which takes its place when all is in it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    half = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    os.chmod(half, 0o755)
+    return half
+
+
+def _describe(folder: Path, card: Card, where: Geometry) -> None:
+    (folder / "config.json").write_text(config.to_json(card))
+    (folder / "geometry.json").write_text(json.dumps(geometry.to_json(where)))
 
 
 def load(path: str | Path) -> tuple[Method, PyTree, Geometry]:
@@ -245,7 +287,7 @@ def load(path: str | Path) -> tuple[Method, PyTree, Geometry]:
             f"{path}: training has not finished; `eegsr train` with the same flags goes on with it"
         )
     ((_, method),) = one_method(card.experiment.method)
-    like = method.init(jax.random.key(0), where, method.window)
+    like = jax.eval_shape(lambda: method.init(jax.random.key(0), where, method.window))
     return method, load_params(path / _PARAMS, like), where
 
 

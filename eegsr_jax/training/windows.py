@@ -96,10 +96,13 @@ class Windows(Protocol):
         """Steps of an epoch: batches of adjacent training windows, the last one filled up."""
         ...
 
-    def shuffled(self, batch_size: int, overlap: int, seed: int) -> Any:
+    def shuffled(
+        self, batch_size: int, overlap: int, seed: int, rows: np.ndarray | None = None
+    ) -> Any:
         """Full batches of training windows without end; `get_state` and `set_state` as grain's.
 
-        They are `{"eeg": [batch, M, time], "index": [batch]}`, where the windows stand in `load`.
+        They are `{"eeg": [batch, M, time], "index": [batch]}`, where the windows stand in `load`;
+        of every batch the rows asked for, None for all.
         """
         ...
 
@@ -155,11 +158,19 @@ class StoreWindows:
         """See `Windows`."""
         return -(-len(window_index(self.store, self.train, window=self.window)) // batch_size)
 
-    def shuffled(self, batch_size: int, overlap: int, seed: int) -> Any:
+    def shuffled(
+        self, batch_size: int, overlap: int, seed: int, rows: np.ndarray | None = None
+    ) -> Any:
         """See `Windows`."""
         stride = self._stride(overlap)
         batches = self._read(
-            self.train, batch_size=batch_size, stride=stride, shuffle=True, seed=seed, epochs=None
+            self.train,
+            batch_size=batch_size,
+            stride=stride,
+            shuffle=True,
+            seed=seed,
+            epochs=None,
+            rows=rows,
         )
         numbers = _number(
             *window_index(self.store, self.train, window=self.window, stride=stride).T
@@ -232,10 +243,12 @@ class MemoryWindows:
         """See `Windows`."""
         return -(-int((self._part == TRAIN).sum()) // batch_size)
 
-    def shuffled(self, batch_size: int, overlap: int, seed: int) -> Any:
+    def shuffled(
+        self, batch_size: int, overlap: int, seed: int, rows: np.ndarray | None = None
+    ) -> Any:
         """See `Windows`."""
         train = self.load(TRAIN, overlap)
-        return _Endless(train, Order(len(train), batch_size, None, seed))
+        return _Endless(train, Order(len(train), batch_size, None, seed), rows)
 
     def load(self, part: int, overlap: int = 1) -> np.ndarray:
         """See `Windows`."""
@@ -253,14 +266,15 @@ class MemoryWindows:
 
 
 class _Endless:
-    def __init__(self, eeg: np.ndarray, order: Order):
+    def __init__(self, eeg: np.ndarray, order: Order, rows: np.ndarray | None):
         self._eeg, self._order, self._step = eeg, order, 0
+        self._rows = slice(None) if rows is None else rows
 
     def __iter__(self) -> _Endless:
         return self
 
     def __next__(self) -> Batch:
-        rows = self._order(self._step)
+        rows = self._order(self._step)[self._rows]
         self._step += 1
         return {"eeg": self._eeg[rows], "index": rows}
 

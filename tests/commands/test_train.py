@@ -54,6 +54,13 @@ def test_a_mesh_that_cannot_be_is_refused(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_mesh_for_a_closed_form_is_refused(tmp_path, capsys):
+    words = ["--set", "method=ridge", "--mesh=windows:2"]
+    assert main(["train", f"--workdir={tmp_path / 'run'}", *words]) == 2
+    assert "ridge: trained in closed form, on one device; leave --mesh" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("config", sorted(Path(__file__).parents[2].glob("configs/*.py")))
 def test_the_configs_that_come_with_the_project_are_valid(config, tmp_path, capsys):
     """Everything up to the data, which are not here."""

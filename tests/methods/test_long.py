@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eegsr_jax import methods as mt
+from eegsr_jax.distributed import make_mesh
 from eegsr_jax.errors import MethodError
 from eegsr_jax.geometry import make_geometry
 from eegsr_jax.methods.base import Method, Reconstruction, linear_apply, linear_plan
@@ -100,6 +101,20 @@ def test_every_method_is_the_same_in_blocks_and_in_one_call(plans, simulate, geo
             np.testing.assert_array_equal(std[:, inner], one_std[:, inner])
 
 
+@pytest.mark.parametrize("name", ANY_LENGTH)
+def test_three_devices_are_one(plans, simulate, geometry, name):
+    """Four blocks, so that the last has two devices without any."""
+    method, plan = plans[name]
+    x = simulate(1, 500, 2)[0][np.asarray(geometry.observed_index)]
+    alone, spread = (
+        joined(reconstruct_long(method, plan, x, jax.random.key(0), block=128, mesh=mesh))
+        for mesh in (None, make_mesh("windows:3"))
+    )
+    for found, expected in zip(spread, alone, strict=True):
+        scale = np.abs(expected[np.isfinite(expected)]).max(initial=1e-30)
+        np.testing.assert_allclose(found, expected, atol=1e-6 * scale, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["gaussian", "population"])
 def test_bars_that_follow_the_signal_follow_it_block_by_block(plans, simulate, geometry, name):
     method, plan = plans[name]
@@ -175,6 +190,9 @@ def test_windows_blend_without_seams_and_draw_their_own_numbers(time):
         mean, std = joined(reconstruct_long(windowed(drawn), None, x, key, block=block))
         np.testing.assert_allclose(mean[0], total / weight, rtol=1e-5)
         np.testing.assert_allclose(std, 1 + mean, rtol=1e-5)
+    three = make_mesh("windows:3")
+    blocks = reconstruct_long(windowed(drawn), None, x, key, block=WINDOW, mesh=three)
+    np.testing.assert_allclose(joined(blocks)[0], mean, rtol=1e-6)
     if time > WINDOW and (time - WINDOW) % (WINDOW // 2) == 0:
         steps = np.abs(np.diff(mean[0]))  # a straight line from one window to the next
         assert steps.max() <= 1.05 * np.ptp(levels) / (WINDOW / 2)

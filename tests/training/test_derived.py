@@ -150,12 +150,16 @@ def files(folder):
 def test_shuffled_windows_say_which_they_are(kind, overlap, request):
     windows = request.getfixturevalue(kind)
     every, source = windows.load(0, overlap), windows.shuffled(4, overlap, 7)
+    share = windows.shuffled(4, overlap, 7, np.array([1, 3]))  # of one of several processes
     if kind == "stored":  # 210, 333 and 285 samples in windows of 40
         assert len(every) == {1: 5 + 8 + 7, 2: 9 + 15 + 13, 3: 14 + 23 + 19}[overlap]
     seen = []
     for _ in range(-(-len(every) // 4)):
         batch = next(source)
         np.testing.assert_array_equal(batch["eeg"], every[batch["index"]])
+        own = next(share)
+        np.testing.assert_array_equal(own["eeg"], batch["eeg"][[1, 3]])
+        np.testing.assert_array_equal(own["index"], batch["index"][[1, 3]])
         seen += batch["index"].tolist()
     assert set(seen[: len(every)]) == set(range(len(every)))
     recorded = windows.recorded(0, overlap)
@@ -222,7 +226,7 @@ def stopping(folder, at):
     due, left = run.due, iter(range(at - 1, -1, -1))
 
     def asked():
-        run._stop = next(left) == 0
+        run._asked = next(left) == 0
         return due()
 
     run.due = asked
@@ -300,7 +304,7 @@ def test_a_signal_ends_it_after_a_recording(stored, geometry, tmp_path):
 
     class Asking(StoreWindows):
         def recorded(self, part, overlap=1):
-            run._stop = part == 1  # while the training windows are done
+            run._asked = part == 1  # while the training windows are done
             return opened(self, part, overlap)
 
     asking = Asking(**{name: getattr(stored, name) for name in stored.__dataclass_fields__})
