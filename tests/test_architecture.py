@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "reconstruct": METHODS | {"data", "training"},
     "streaming": METHODS | {"training"},
     "lsl": GROUND,
+    "throughput": METHODS,
 }
 MAY_IMPORT["commands"] = set(MAY_IMPORT)
 
