@@ -53,7 +53,8 @@ def test_the_python_examples_run(page, tmp_path, monkeypatch):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as a user has
         for needs_data, language, text, line in blocks(page):
             if language == "python" and not needs_data:
-                exec(compile("\n" * (line - 1) + text, name(page), "exec"), here)
+                code = compile("\n" * (line - 1) + text, name(page), "exec", dont_inherit=True)
+                exec(code, here)
 
 
 def test_every_method_has_a_page_with_an_example():

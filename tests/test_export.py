@@ -528,4 +528,5 @@ def test_the_library_reads_our_files(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(artefact.packed(arrays))
     found = safetensors.load_file(tmp_path / "x.safetensors")
     identical(found, arrays)
-    identical(artefact.unpacked(safetensors.save(arrays)), arrays)
+    rows = {n: np.array(x, order="C") for n, x in arrays.items()}  # it ignores strides
+    identical(artefact.unpacked(safetensors.save(rows)), rows)

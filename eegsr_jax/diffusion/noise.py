@@ -25,9 +25,9 @@ def step_key(key: jax.Array, step: jax.Array | int) -> jax.Array:
 def noise_like(key: jax.Array, ref: jax.Array) -> jax.Array:
     """Normal noise of the shape, type and sharding of `ref`.
 
-    Noise made inside a function has no sharding of its own; under a mesh of Explicit axes a
-    `lax.scan` that adds it to sharded data would fail. The keys are spread as the data are, so each
-    device draws its own.
+    Noise made inside a function has no sharding of its own; under a mesh of Explicit axes, or in a
+    `shard_map`, a `lax.scan` that adds it to sharded data would fail. The keys are spread as the
+    data are, so each device draws its own; in a `shard_map` each draws with the keys it is given.
 
     Args:
       key: one key, or keys shaped as leading axes of `ref`, each for its own part: with one a
@@ -47,4 +47,9 @@ def noise_like(key: jax.Array, ref: jax.Array) -> jax.Array:
     for _ in range(ndim):
         draw = jax.vmap(draw)
     noise = draw(key)
-    return jax.sharding.reshard(noise, sharding) if explicit else noise
+    if explicit:
+        noise = jax.sharding.reshard(noise, sharding)
+    # Within a `shard_map`: one key for all devices makes noise that counts as the same on all.
+    varying = (jax.typeof(x).manual_axis_type.varying for x in (ref, noise))
+    lacking = tuple(sorted(frozenset.difference(*varying)))
+    return jax.lax.pcast(noise, lacking, to="varying") if lacking else noise

@@ -56,6 +56,7 @@ def test_windows_in_half_precision(case):
         np.testing.assert_allclose(a, b, rtol=0, atol=0.02 * np.abs(b).max())
 
 
+@pytest.mark.slow  # backwards through plans and networks: half a minute of compiling for some
 def test_the_gradient_of_the_params_against_differences(case):
     """Along one direction through every floating array."""
     if case.method.name == "population":
