@@ -27,6 +27,7 @@ import numpy as np
 from sampling_steps import NAMES
 
 from eegsr_jax import geometry, methods
+from eegsr_jax.evaluation.tables import markdown_grid
 from eegsr_jax.training.loop import fit
 
 SAMPLES = 16
@@ -82,11 +83,11 @@ def microseconds(calls: dict[str, Callable[[], Any]], rounds: int, each: int) ->
 def table(rows: list[dict[str, Any]]) -> str:
     """In Markdown."""
     head = ["method", "arrays", *(f"{way}, µs" for way in WAYS), "apply / arrays in a row"]
-    lines = [head, ["---"] * len(head)]
+    lines = [head]
     for row in rows:
         times = [f"{row['us'][way]:.0f}" for way in WAYS]
         lines.append([f"`{row['method']}`", str(row["arrays"]), *times, f"{row['ratio']:.2f}"])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_grid(lines)
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from eegsr_jax.data.store import Store, open_store, prepare
 from eegsr_jax.evaluation import features
 from eegsr_jax.evaluation.folds import Fold
 from eegsr_jax.evaluation.protocols import protocol
+from eegsr_jax.evaluation.tables import markdown_grid
 from eegsr_jax.evaluation.views import View, views
 from eegsr_jax.methods.base import Method
 from eegsr_jax.training.loop import fit, jitted, nameless, run_stage
@@ -139,12 +140,6 @@ def measured(store: Store, arguments: argparse.Namespace, layout: str) -> dict[s
     }
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """In Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def page(report: dict[str, Any]) -> str:
     """The tables of all layouts."""
     parts = []
@@ -164,7 +159,7 @@ def page(report: dict[str, Any]) -> str:
             figures = [f"{row[n]:.2f}" for n in FEATURES]
             rows.append([name, *figures, f"{row['nmse']:.4f}", f"{row['ms']:.1f}"])
         parts += [f"## {layout}: {found['windows']} test windows\n"]
-        parts += [table([*looks_head, "NMSE", "ms a window"], rows), ""]
+        parts += [markdown_grid([[*looks_head, "NMSE", "ms a window"], *rows]), ""]
         head = ["draws", "NMSE of their mean", "within 90 % bars", "the same, uncorrected"]
         head += ["log likelihood gained a sample", "the same, uncorrected"]
         rows = [
@@ -178,7 +173,7 @@ def page(report: dict[str, Any]) -> str:
             ]
             for row in found["draws"]
         ]
-        parts += [table(head, rows), ""]
+        parts += [markdown_grid([head, *rows]), ""]
     return "\n".join(parts)
 
 

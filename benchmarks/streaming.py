@@ -34,6 +34,7 @@ from eegsr_jax import geometry, layouts, methods
 from eegsr_jax.data.causal import CausalFilter
 from eegsr_jax.data.preprocessing import Preprocessing, apply
 from eegsr_jax.data.recording import read
+from eegsr_jax.evaluation.tables import markdown_grid
 from eegsr_jax.methods.long import reconstruct_long
 from eegsr_jax.streaming import Stream
 from eegsr_jax.training.loop import fit
@@ -120,7 +121,7 @@ def latency_table(rows: list[dict[str, Any]]) -> str:
     """In Markdown."""
     keys = ("median_ms", "p99_ms", "jitter_ms", "max_ms", "processor_p99_ms")
     head = ["Hz", "", "context, ms", "chunks", "median", "p99", "jitter", "max", "processor p99"]
-    lines = [head, ["---"] * len(head)]
+    lines = [head]
     for row in rows:
         first = [f"{row['sfreq']:g}", row["what"], f"{row['delay_ms']:.1f}"]
         for how in ("in a row", "at pace"):
@@ -128,7 +129,7 @@ def latency_table(rows: list[dict[str, Any]]) -> str:
             numbers = [f"{found[key]:.2f}" for key in keys]
             lines.append([*first, f"{found['chunks']} {how}", *numbers])
             first = ["", "", ""]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_grid(lines)
 
 
 def accuracy(folder: Path) -> Iterator[dict[str, Any]]:
@@ -194,12 +195,12 @@ class Estimate(NamedTuple):
 def accuracy_table(rows: list[dict[str, Any]]) -> str:
     """Medians over subjects, in Markdown."""
     keys = list(rows[0])[2:]
-    lines = [["method", *keys], ["---"] * (len(keys) + 1)]
+    lines = [["method", *keys]]
     for name in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == name]
         medians = [f"{statistics.median(row[key] for row in own):.4f}" for key in keys]
         lines.append([f"`{name}`, {len(own)} subjects", *medians])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_grid(lines)
 
 
 def main() -> None:

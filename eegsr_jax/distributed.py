@@ -95,6 +95,16 @@ def shard_map(
     return spread_first
 
 
+def varies_over(x: jax.Array) -> frozenset[str]:
+    """Axes of the `shard_map` around, along which devices have numbers of their own."""
+    return jax.typeof(x).manual_axis_type.varying
+
+
+def varying_over(axes: frozenset[str], x: jax.Array) -> jax.Array:
+    """The same numbers, taken to vary over further axes too, as a `scan` beside such ones asks."""
+    return jax.lax.pcast(x, tuple(sorted(axes - varies_over(x))), to="varying")
+
+
 def place(tree: PyTree, mesh: Mesh, specs: PyTree) -> PyTree:
     """Arrays that every process has, onto the mesh; `specs`, one for all or a tree of them."""
 

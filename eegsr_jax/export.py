@@ -40,10 +40,10 @@ from eegsr_jax.artefact import (
     unpacked,
     write,
 )
+from eegsr_jax.diffusion.noise import keys_of
 from eegsr_jax.errors import ConfigError, MethodError
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import Method, Reconstruction
-from eegsr_jax.methods.srgdiff.latents import keys_of
 from eegsr_jax.typing import PyTree
 
 _DRAW = "draw.bin"

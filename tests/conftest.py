@@ -1,6 +1,8 @@
 """Strict settings for the whole suite: eight CPU devices, no silent promotion, no reused keys."""
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -34,6 +36,27 @@ def golden(real_eeg) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder of golden numbers beside {real_eeg.name}")
     return folder
+
+
+class Counted:
+    """A function that counts its calls: under `jax.jit`, how often it was traced.
+
+    The number of programs a `jax.jit` holds cannot tell: a long session evicts them.
+    """
+
+    def __init__(self, function: Callable):
+        functools.update_wrapper(self, function)
+        self.function, self.calls = function, 0
+
+    def __call__(self, *args, **kwargs):
+        self.calls += 1
+        return self.function(*args, **kwargs)
+
+
+@pytest.fixture
+def counted() -> type[Counted]:
+    """Of a function: the same, with its number of `calls`."""
+    return Counted
 
 
 @pytest.fixture

@@ -417,12 +417,13 @@ def test_geometry_survives_json(geometry):
         np.testing.assert_array_equal(a, b)
 
 
-def test_geometry_is_a_pytree_with_static_names(geometry):
+def test_geometry_is_a_pytree_with_static_names(geometry, counted):
     leaves, tree = jax.tree.flatten(geometry)
     assert len(leaves) == 4
     assert jax.tree.unflatten(tree, leaves).target_names == geometry.target_names
 
     @jax.jit
+    @counted
     def radii(g):
         assert g.target_names == geometry.target_names  # visible while tracing
         return jnp.linalg.norm(g.target - g.centre[None], axis=-1)
@@ -432,7 +433,7 @@ def test_geometry_is_a_pytree_with_static_names(geometry):
     many = jax.vmap(radii)(moved)
     np.testing.assert_allclose(many, np.stack([one, one]), rtol=1e-6)
     radii(jax.tree.map(lambda x: x + 1, geometry))
-    assert radii._cache_size() == 1
+    assert radii.__wrapped__.calls == 1
 
 
 # ------------------------------------------------------------------------------- on the sphere

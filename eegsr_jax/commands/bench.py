@@ -15,11 +15,12 @@ import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import flags
 
+from eegsr_jax.commands.prepare import refuse_existing
+from eegsr_jax.data.manifest import replacing
 from eegsr_jax.errors import ConfigError
 from eegsr_jax.throughput import Throughput, knee, limits, measure
 from eegsr_jax.training.run import load, load_card
@@ -44,8 +45,8 @@ def define_flags() -> flags.FlagValues:
 def run(values: flags.FlagValues, folder: str) -> None:
     """Measures and prints; writes the JSON file when asked."""
     out = Path(values.json) if values.json else None
-    if out and out.exists() and not values.overwrite:
-        raise ConfigError(f"{out} exists; choose another name, or say --overwrite")
+    if out:
+        refuse_existing(out, values.overwrite)
     wrong = [text for text in values.batches if not text.isdecimal() or int(text) < 1]
     if wrong or not values.batches:
         raise ConfigError(f"--batches: {', '.join(wrong) or 'none'}; expected numbers of 1 or more")
@@ -84,7 +85,8 @@ def run(values: flags.FlagValues, folder: str) -> None:
             "load_average": os.getloadavg()[0],
             "rows": [dataclasses.asdict(row) for row in rows],
         }
-        _write(out, report)
+        with replacing(out, "w") as file:
+            json.dump(report, file, indent=1)
 
 
 def _line(row: Throughput) -> str:
@@ -100,9 +102,3 @@ def _line(row: Throughput) -> str:
         f"{row.byte_share:.0%}",
     )
     return " | ".join(cells)
-
-
-def _write(out: Path, report: dict[str, Any]) -> None:
-    half = out.with_name(f"{out.name}.part")
-    half.write_text(json.dumps(report, indent=1))
-    os.replace(half, out)

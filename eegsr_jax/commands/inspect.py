@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from eegsr_jax.commands.prepare import refuse_existing
 from eegsr_jax.data import datasets
 from eegsr_jax.data.manifest import StoredRecording
 from eegsr_jax.data.store import Store, open_store, prepare
@@ -67,8 +68,7 @@ def run(values: flags.FlagValues, folder: str) -> None:
     for name, file in files.items():
         if file.suffix != wanted[name]:
             raise ConfigError(f"--{name}={file}: expected a name that ends in {wanted[name]}")
-        if file.exists() and not values.overwrite:
-            raise ConfigError(f"{file} exists; choose another name, or say --overwrite")
+        refuse_existing(file, values.overwrite)
     times = _times(values.at)
     card = load_card(folder)
     method, params, where = load(folder)

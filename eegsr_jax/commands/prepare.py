@@ -9,6 +9,7 @@ Called again, it finishes an interrupted store. A filter flag changes one step o
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from absl import flags
 
@@ -87,6 +88,16 @@ def required(values: flags.FlagValues, name: str) -> str:
     if not value:
         raise ConfigError(f"--{name} is missing: {values[name].help}")
     return value
+
+
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """Refuse a file that is there, unless it may be replaced.
+
+    Raises:
+      ConfigError: it is.
+    """
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists; choose another name, or say --overwrite")
 
 
 def preprocessing(values: flags.FlagValues) -> Preprocessing:

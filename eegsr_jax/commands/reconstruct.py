@@ -13,6 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
+from eegsr_jax.commands.prepare import refuse_existing
 from eegsr_jax.data.bids import write_bids_derivative
 from eegsr_jax.data.writing import EXTENSIONS, write, write_table
 from eegsr_jax.errors import ConfigError, RecordingError
@@ -23,21 +24,26 @@ ARGUMENTS = ("IN", "OUT")
 _ENTITIES = {"sub": "subject", "ses": "session", "acq": "acquisition"}
 
 
-def define_flags() -> flags.FlagValues:
-    """Which electrodes, and by what."""
-    values = flags.FlagValues()
-    text = "Montage name or file, or names with commas between; default: the recording's channels."
+def define_electrode_flags(values: flags.FlagValues, source: str) -> None:
+    """Adds the flags that say which electrodes of a `source`, and by what."""
+    text = f"Montage name or file, or names with commas between; default: the {source}'s channels."
     flags.DEFINE_string("target", None, text, flag_values=values)
     text = f"One of {', '.join(UNTRAINED)}."
     flags.DEFINE_string("method", "population", text, flag_values=values)
     text = "A run directory of `eegsr train`, instead of --method."
     flags.DEFINE_string("run", None, text, flag_values=values)
-    text = "Positions of the recording's electrodes: montage name or file."
+    text = f"Positions of the {source}'s electrodes: montage name or file."
     flags.DEFINE_string("montage", None, text, flag_values=values)
-    text = "What to do with bad channels: repair, or keep as they are."
-    flags.DEFINE_enum("bads", "repair", ["repair", "keep"], text, flag_values=values)
     text = "Refuse channels farther than this from every observed one, degrees; 180 refuses none."
     flags.DEFINE_float("max_angle", MAX_ANGLE, text, flag_values=values)
+
+
+def define_flags() -> flags.FlagValues:
+    """Which electrodes, and by what."""
+    values = flags.FlagValues()
+    define_electrode_flags(values, "recording")
+    text = "What to do with bad channels: repair, or keep as they are."
+    flags.DEFINE_enum("bads", "repair", ["repair", "keep"], text, flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Replace outputs that are there.", flag_values=values)
     return values
 
@@ -52,10 +58,9 @@ def run(values: flags.FlagValues, source: str, out: str) -> None:
         raise ConfigError(f"{out}: extension {place.suffix!r}; expected {known}, or a folder")
     if not place.suffix:
         _bids_entities(source)  # told before anything is read
-    elif not values.overwrite:
+    else:
         for file in (place, table):
-            if file.exists():
-                raise ConfigError(f"{file} exists; choose another name, or say --overwrite")
+            refuse_existing(file, values.overwrite)
     done = reconstruct_raw(
         source,
         values.target,

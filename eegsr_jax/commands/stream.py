@@ -20,6 +20,8 @@ import numpy as np
 from absl import flags
 
 from eegsr_jax import __version__, lsl
+from eegsr_jax.commands.prepare import refuse_existing
+from eegsr_jax.commands.reconstruct import define_electrode_flags
 from eegsr_jax.data.causal import CausalFilter
 from eegsr_jax.data.export import to_raw
 from eegsr_jax.data.preprocessing import PREPROCESSING, Preprocessing
@@ -27,8 +29,8 @@ from eegsr_jax.data.recording import Recording, from_array, read
 from eegsr_jax.data.writing import EXTENSIONS, write
 from eegsr_jax.errors import ChannelError, ConfigError, RecordingError
 from eegsr_jax.geometry import find_channels
-from eegsr_jax.methods import UNTRAINED, make
-from eegsr_jax.reconstruct import MAX_ANGLE, Arrangement, arrange
+from eegsr_jax.methods import make
+from eegsr_jax.reconstruct import Arrangement, arrange
 from eegsr_jax.streaming import Stream
 from eegsr_jax.training.run import load_card
 
@@ -40,16 +42,7 @@ _SILENCE = 5.0  # seconds after which an inlet has ended
 def define_flags() -> flags.FlagValues:
     """Which electrodes, by what, and how fast."""
     values = flags.FlagValues()
-    text = "Montage name or file, or names with commas between; default: the source's channels."
-    flags.DEFINE_string("target", None, text, flag_values=values)
-    text = f"One of {', '.join(UNTRAINED)}."
-    flags.DEFINE_string("method", "population", text, flag_values=values)
-    text = "A run directory of `eegsr train`, instead of --method."
-    flags.DEFINE_string("run", None, text, flag_values=values)
-    text = "Positions of the source's electrodes: montage name or file."
-    flags.DEFINE_string("montage", None, text, flag_values=values)
-    text = "Refuse channels farther than this from every observed one, degrees; 180 refuses none."
-    flags.DEFINE_float("max_angle", MAX_ANGLE, text, flag_values=values)
+    define_electrode_flags(values, "source")
     text = f"Filters, one of {', '.join(PREPROCESSING)}; default: the run's, else `default`."
     flags.DEFINE_enum("preprocessing", None, list(PREPROCESSING), text, flag_values=values)
     text = "Length of the chunks of a replayed recording."
@@ -153,8 +146,7 @@ def _delays(stream: Stream, causal: CausalFilter, step: Preprocessing) -> str:
 def _replay(values: flags.FlagValues, source: str, out: Path, step: Preprocessing) -> None:
     if out.suffix not in EXTENSIONS:
         raise ConfigError(f"{out}: extension {out.suffix!r}; expected {', '.join(EXTENSIONS)}")
-    if out.exists() and not values.overwrite:
-        raise ConfigError(f"{out} exists; choose another name, or say --overwrite")
+    refuse_existing(out, values.overwrite)
     recording = read(source, montage=values.montage)
     if values.seconds is not None:
         recording = _shortened(recording, values.seconds)

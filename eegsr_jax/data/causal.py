@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eegsr_jax.data.preprocessing import Preprocessing
+from eegsr_jax.data.preprocessing import Preprocessing, too_high
 from eegsr_jax.errors import ConfigError, RecordingError
 
 _NOTCH_WIDTH = 2.0  # Hz, at half power
@@ -34,15 +34,8 @@ class CausalFilter:
           RecordingError: the preprocessing resamples to another rate.
         """
         p, nyquist = preprocessing, sfreq / 2
-        for name, value in [("notch", f) for f in p.notch] + [
-            ("l_freq", p.l_freq),
-            ("h_freq", p.h_freq),
-        ]:
-            if value is not None and value >= nyquist:
-                raise ConfigError(
-                    f"{name} {value:g} Hz is not below {nyquist:g} Hz, half the sampling rate of "
-                    f"{sfreq:g} Hz; lower {name} or leave it out"
-                )
+        if wrong := too_high(p, sfreq):
+            raise ConfigError(wrong)
         if p.resample is not None and abs(p.resample - sfreq) > 1e-5 * sfreq:
             raise RecordingError(
                 f"a stream is not resampled: its rate is {sfreq:g} Hz, expected {p.resample:g} Hz; "

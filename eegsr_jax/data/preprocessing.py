@@ -83,7 +83,8 @@ def apply(recording: Recording, preprocessing: Preprocessing) -> Recording:
     rate = sfreq if p.resample is None else float(p.resample)
     if not steps and rate == sfreq:
         return recording
-    _check_nyquist(recording, p)
+    if wrong := too_high(p, sfreq):
+        raise RecordingError(f"{recording.source}: {wrong}")
     import mne
 
     pieces, usable, events, bridged = [], [], [], 0
@@ -164,17 +165,17 @@ def _too_short(
     )
 
 
-def _check_nyquist(recording: Recording, p: Preprocessing) -> None:
-    nyquist = recording.sfreq / 2
-    for name, value in [("notch", f) for f in p.notch] + [
-        ("l_freq", p.l_freq),
-        ("h_freq", p.h_freq),
-    ]:
+def too_high(p: Preprocessing, sfreq: float) -> str | None:
+    """What to say of the first filter that a sampling rate does not allow; None: it allows all."""
+    nyquist = sfreq / 2
+    edges = [*(("notch", f) for f in p.notch), ("l_freq", p.l_freq), ("h_freq", p.h_freq)]
+    for name, value in edges:
         if value is not None and value >= nyquist:
-            raise RecordingError(
-                f"{recording.source}: {name} {value:g} Hz is not below {nyquist:g} Hz, half the "
-                f"sampling rate of {recording.sfreq:g} Hz; lower {name} or leave it out"
+            return (
+                f"{name} {value:g} Hz is not below {nyquist:g} Hz, half the sampling rate of "
+                f"{sfreq:g} Hz; lower {name} or leave it out"
             )
+    return None
 
 
 def _bridge(data: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, int]:

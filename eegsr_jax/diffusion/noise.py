@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from eegsr_jax.distributed import varies_over, varying_over
 
 
 def window_keys(key: jax.Array, index: jax.Array) -> jax.Array:
@@ -12,6 +15,17 @@ def window_keys(key: jax.Array, index: jax.Array) -> jax.Array:
     for _ in range(index.ndim):
         draw = jax.vmap(draw, (None, 0))
     return draw(key, index)
+
+
+def keys_of(key: jax.Array | None, windows: jax.Array) -> jax.Array:
+    """`[batch]` keys of windows `[batch, ...]`, of what a caller may give.
+
+    Of one key each window's place in the batch makes its own; None stands for the same draws in
+    every window.
+    """
+    if key is None:
+        return jnp.broadcast_to(jax.random.key(0), windows.shape[:1])
+    return key if key.ndim else window_keys(key, jnp.arange(windows.shape[0]))
 
 
 def step_key(key: jax.Array, step: jax.Array | int) -> jax.Array:
@@ -50,6 +64,4 @@ def noise_like(key: jax.Array, ref: jax.Array) -> jax.Array:
     if explicit:
         noise = jax.sharding.reshard(noise, sharding)
     # Within a `shard_map`: one key for all devices makes noise that counts as the same on all.
-    varying = (jax.typeof(x).manual_axis_type.varying for x in (ref, noise))
-    lacking = tuple(sorted(frozenset.difference(*varying)))
-    return jax.lax.pcast(noise, lacking, to="varying") if lacking else noise
+    return varying_over(varies_over(ref), noise)

@@ -295,6 +295,8 @@ def _short(name: str) -> str:
 
 def _promise(ax: Axes, example: Example, methods: Sequence[str]) -> None:
     """Scatter of expected against actual NMSE."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     hue = colours(example.ranking)
     seen = []
     for method in reversed(methods):
@@ -311,6 +313,10 @@ def _promise(ax: Axes, example: Example, methods: Sequence[str]) -> None:
         ends = np.concatenate(seen).min() / 1.3, np.concatenate(seen).max() * 1.3
         ax.loglog(ends, ends, color="0.3", lw=0.8, zorder=1)
         ax.set(xlim=ends, ylim=ends, aspect="equal")
+        for axis in (ax.xaxis, ax.yaxis):  # the labels of less than two decades lie on each other
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
         ax.legend(loc="upper left", handletextpad=0.1)
     else:
         ax.text(0.5, 0.5, "no error bars", ha="center", transform=ax.transAxes)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from eegsr_jax.distributed import GAUSSIANS
+from eegsr_jax.distributed import GAUSSIANS, varies_over, varying_over
 from eegsr_jax.gaussians.precision import Field
 from eegsr_jax.typing import PyTree
 
@@ -314,16 +314,13 @@ def _untile(tiles: tuple[Field, PyTree], points: int) -> tuple[Field, PyTree]:
 def _together(*inputs: PyTree) -> tuple[PyTree, ...]:
     """Under `shard_map`: all varying over the axes that any varies over, as sums over them do."""
     leaves, tree = jax.tree.flatten(inputs)
-    varying = [jax.typeof(x).manual_axis_type.varying for x in leaves]
-    every = frozenset().union(*varying)
-    lacking = [tuple(sorted(every - own)) for own in varying]
-    cast = [jax.lax.pcast(x, axes, to="varying") for x, axes in zip(leaves, lacking, strict=True)]
-    return jax.tree.unflatten(tree, cast)
+    every = frozenset().union(*map(varies_over, leaves))
+    return jax.tree.unflatten(tree, [varying_over(every, x) for x in leaves])
 
 
 def _whole(out: jax.Array) -> jax.Array:
     """Under `shard_map` over "gaussians", where each device has points of its own: their sum."""
-    partial_sum = GAUSSIANS in jax.typeof(out).manual_axis_type.varying
+    partial_sum = GAUSSIANS in varies_over(out)
     return jax.lax.psum(out, GAUSSIANS) if partial_sum else out
 
 

@@ -103,18 +103,19 @@ def test_eight_devices_are_one(draw, expected, gaussian, axis_type):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_nothing_is_compiled_twice(gaussian, grid):
-    @functools.partial(jax.jit, static_argnames=("stepper", "prediction"))
+def test_nothing_is_compiled_twice(gaussian, grid, counted):
+    @counted
     def run(params, start, grid, stepper, prediction=Prediction.EPSILON):
         return sample(denoise, params, start, None, grid, stepper=stepper, prediction=prediction)
 
+    traced, run = run, jax.jit(run, static_argnames=("stepper", "prediction"))
     denoise, start = gaussian.denoiser(), jnp.ones((2, 3))
     for scale in (1.0, 0.9):
         other = grid._replace(sigma=grid.sigma * scale)
         run(gaussian.params(), start * scale, other, DPMSolver2M())
-    assert run._cache_size() == 1
+    assert traced.calls == 1
     run(gaussian.params(), start, grid, DDIM())
-    assert run._cache_size() == 2
+    assert traced.calls == 2
 
 
 # ------------------------------------------------------------------------------- what is in a trace

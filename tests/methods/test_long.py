@@ -251,5 +251,5 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
         [sys.executable, "-c", PEAK, tmp_path / "eeg"], capture_output=True, text=True, check=True
     )
     ten, sixty = map(float, done.stdout.split())  # MB; an hour of 64 channels is 147 MB
-    assert sixty < ten + 20, (ten, sixty)
+    assert sixty < ten + 50, (ten, sixty)
     assert sixty < 1000

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from eegsr_jax.diffusion.noise import window_keys
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import MomentStage, observed_source
 from eegsr_jax.methods.moments import TRAIN
@@ -110,14 +109,3 @@ def statistics_stage(latent: Latent) -> MomentStage:
         return params | {"latents": found}
 
     return MomentStage(start, update, solve)
-
-
-def keys_of(key: jax.Array | None, windows: jax.Array) -> jax.Array:
-    """`[batch]` keys of windows `[batch, ...]`, of what `Method.apply` may be given.
-
-    Of one key each window's place in the batch makes its own; None stands for the same draws in
-    every window.
-    """
-    if key is None:
-        return jnp.broadcast_to(jax.random.key(0), windows.shape[:1])
-    return key if key.ndim else window_keys(key, jnp.arange(windows.shape[0]))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from eegsr_jax.diffusion.grid import leading_grid
-from eegsr_jax.diffusion.noise import noise_like, step_key
+from eegsr_jax.diffusion.noise import keys_of, noise_like, step_key
 from eegsr_jax.diffusion.schedule import add_noise
 from eegsr_jax.diffusion.steppers import DDIM
 from eegsr_jax.geometry import Geometry
@@ -23,7 +23,6 @@ from eegsr_jax.methods.srgdiff import losses
 from eegsr_jax.methods.srgdiff.ends import decoded, initial_ends, planned_ends, seen, with_bars
 from eegsr_jax.methods.srgdiff.latents import (
     encode,
-    keys_of,
     no_statistics,
     normalised,
     restored,

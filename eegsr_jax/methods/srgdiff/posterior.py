@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from eegsr_jax.diffusion.noise import keys_of
 from eegsr_jax.errors import ConfigError
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import band_encoder as be
@@ -36,7 +37,6 @@ from eegsr_jax.methods.srgdiff.deviations import (
     plan_sampler,
     spread,
 )
-from eegsr_jax.methods.srgdiff.latents import keys_of
 from eegsr_jax.nn.temporal import GatedMLP
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from eegsr_jax.diffusion.grid import leading_grid
-from eegsr_jax.diffusion.noise import noise_like
+from eegsr_jax.diffusion.noise import keys_of, noise_like
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.bars import bars_stage
 from eegsr_jax.methods.base import Method, Reconstruction
@@ -20,7 +20,6 @@ from eegsr_jax.methods.srgdiff import losses, stages
 from eegsr_jax.methods.srgdiff.ends import decoded, initial_ends, planned_ends, seen, with_bars
 from eegsr_jax.methods.srgdiff.latents import (
     encode,
-    keys_of,
     masked,
     no_statistics,
     statistics_stage,
