@@ -1,6 +1,7 @@
-"""Say what is in a run, and show the Gaussians behind an EMAG estimate through time.
+"""Say what is in a run, or what a config will take; show the Gaussians of an EMAG estimate.
 
 eegsr inspect RUN [--field=OUT.html] [--png=OUT.png] [--recording=FILE --start=SECONDS]
+eegsr inspect CONFIG.py [--set FIELD=VALUE]
 
 The HTML file is an interactive viewer that needs nothing else, the PNG is for paper. They show a
 stretch of FILE, any recording that MNE reads, filtered as the training data were; without FILE, of
@@ -20,6 +21,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from eegsr_jax import config
 from eegsr_jax.commands.prepare import refuse_existing
 from eegsr_jax.data import datasets
 from eegsr_jax.data.manifest import StoredRecording
@@ -30,10 +32,11 @@ from eegsr_jax.evaluation.snapshot import samples_at, write_snapshot
 from eegsr_jax.evaluation.viewer import write_viewer
 from eegsr_jax.geometry import Geometry, standard_name
 from eegsr_jax.methods.base import Method
+from eegsr_jax.training.forecast import forecast_lines
 from eegsr_jax.training.run import Card, load, load_card
 from eegsr_jax.typing import PyTree
 
-ARGUMENTS = ("RUN",)
+ARGUMENTS = ("RUN or CONFIG.py",)
 _SECONDS = 2.0
 
 
@@ -46,6 +49,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("png", None, text, flag_values=values)
     text = "Seconds of the recording that the PNG shows; default: three peaks of field power."
     flags.DEFINE_list("at", [], text, flag_values=values)
+    flags.DEFINE_multi_string("set", [], "FIELD=VALUE, of CONFIG.py.", flag_values=values)
     text = "A recording that MNE reads; default: the training data, or the sample."
     flags.DEFINE_string("recording", None, text, flag_values=values)
     text = "Positions of its electrodes, where the file has none: montage name or file."
@@ -62,6 +66,11 @@ def define_flags() -> flags.FlagValues:
 
 def run(values: flags.FlagValues, folder: str) -> None:
     """Prints the summary, or makes the pictures and says which."""
+    if Path(folder).suffix == ".py":
+        if values.field or values.png:
+            raise ConfigError(f"{folder}: a config has no field yet; train it, and give the run")
+        print("\n".join(forecast_lines(folder, config.load(folder, values["set"].value or ()))))
+        return
     wanted = {"field": ".html", "png": ".png"}
     named = {name: str(values[name].value or "") for name in wanted}
     files = {name: Path(file) for name, file in named.items() if file}

@@ -46,8 +46,6 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("workdir", None, "The run directory to make.", flag_values=values)
     text = "Train all trials of the file's sweep()."
     flags.DEFINE_bool("sweep", False, text, flag_values=values)
-    text = "Devices to spread a deep method over, as windows:4,gaussians:2 (sweeps: models:8)."
-    flags.DEFINE_string("mesh", None, text, flag_values=values)
     text = "HOST:PORT of the first of several processes that are started by hand."
     flags.DEFINE_string("coordinator", None, text, flag_values=values)
     flags.DEFINE_integer("process", None, "Which of them this is, from 0.", flag_values=values)
@@ -70,11 +68,9 @@ def _trained(values: flags.FlagValues, several: bool) -> str:
     """What was made, in a line."""
     out = Path(required(values, "workdir"))
     changes = values["set"].value or ()
-    everything = f"{WINDOWS}:{jax.device_count()}" if several else None
-    spec = values.mesh or everything
-    mesh = make_mesh(spec) if spec else None
     if values.sweep:
         trials = config.load_sweep(required(values, "config"), changes)
+        mesh = _mesh(values, trials, several)
         store = _store(values, trials, out, mesh)
         folders = train_sweep(trials, store, out, mesh=mesh)
         return f"{out}: {len(folders)} runs, {folders[0].name} to {folders[-1].name}"
@@ -82,15 +78,16 @@ def _trained(values: flags.FlagValues, several: bool) -> str:
         experiment = config.load(values.config, changes)
     else:
         experiment = config.override(Experiment(), changes)
+    mesh = _mesh(values, (experiment,), several)
     store = _store(values, (experiment,), out, mesh)
     card = train(experiment, store, out, mesh=mesh)
     return f"{out}: {experiment.method} on {len(card.recordings)} recordings of {store.dataset}"
 
 
-def _store(
-    values: flags.FlagValues, experiments: Sequence[Experiment], out: Path, mesh: Mesh | None
-) -> Store:
-    """All recordings that the experiments name, prepared."""
+def _mesh(
+    values: flags.FlagValues, experiments: Sequence[Experiment], several: bool
+) -> Mesh | None:
+    """The one that the experiments name; else, of several processes, all devices over "windows"."""
     chosen = {}
     for experiment in experiments:
         if not isinstance(experiment, Experiment):
@@ -99,11 +96,24 @@ def _store(
                 "training.run.Experiment"
             )
         chosen |= dict(one_method(experiment.method))  # told before hours of reading
+        if experiment.mesh != experiments[0].mesh:
+            raise ConfigError(f"{values.config}: sweep() changes mesh; sweep on one mesh")
+    spec = experiments[0].mesh or (f"{WINDOWS}:{jax.device_count()}" if several else None)
+    if spec is None:
+        return None
+    mesh = make_mesh(spec)
+    refuse_idle_mesh(chosen.values())
+    return mesh
+
+
+def _store(
+    values: flags.FlagValues, experiments: Sequence[Experiment], out: Path, mesh: Mesh | None
+) -> Store:
+    """All recordings that the experiments name, prepared."""
+    for experiment in experiments:
         for name in ("dataset", "root", "preprocessing"):
             if getattr(experiment, name) != getattr(experiments[0], name):
                 raise ConfigError(f"{values.config}: sweep() changes {name}; sweep one data set")
-    if mesh is not None:
-        refuse_idle_mesh(chosen.values())
     if not values.sweep:
         refuse_finished(out)
     parts = {k: _union(experiments, k) for k in ("subjects", "sessions", "runs")}

@@ -222,7 +222,7 @@ def train_stage(
         value = validation(params)
         progress = progress._replace(best_score=value)
         journal.epoch(stage.name, {"epoch": 0, "step": 0, "validate": value})
-    run = _compiled_step(stage, steps, mesh)
+    run = compiled_step(stage, steps, mesh)
     begun, taken = time.perf_counter(), int(state.step)
     first = taken
     while progress.epoch < stage.epochs:
@@ -266,7 +266,7 @@ def warm_up(stage: GradientStage, params: PyTree, geometry: Geometry, windows: W
     derived = blank(stage, params, geometry, windows)
     batch = next(_source(windows, stage, derived.train, 0, None))
     state = start(stage, params, steps)
-    run = _compiled_step(stage, steps, None)
+    run = compiled_step(stage, steps, None)
     validation = _validation(windows, stage, derived.validate, geometry, None)
     return run(state, params, batch, jax.random.key(0), geometry), validation(params)
 
@@ -278,7 +278,9 @@ def _keep(journal, stage, kept, progress, source, metrics) -> None:
 
 
 @functools.lru_cache(maxsize=64)  # one program for each stage, number of steps and mesh
-def _compiled_step(stage: GradientStage, steps: int, mesh: Mesh | None):
+def compiled_step(stage: GradientStage, steps: int, mesh: Mesh | None):
+    """`step` of a stage of so many steps, jitted: the same object at every call."""
+
     def run(state, params, batch, key, geometry):
         return step(stage, steps, state, params, batch, key, geometry, mesh)
 

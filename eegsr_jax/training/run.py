@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import jax
@@ -32,7 +32,7 @@ from eegsr_jax.training.loop import check_binding, fit
 from eegsr_jax.training.windows import StoreWindows, layout_geometry, shared_channels
 from eegsr_jax.typing import PyTree
 
-_FREE = ("checkpoint_seconds", "writers")  # of an experiment: they change no number
+_FREE = ("mesh", "checkpoint_seconds", "writers")  # change no number by more than 1e-6
 _MEND = "choose another --workdir, or delete it"
 _PARAMS = "checkpoints/params"
 _PROGRESS = "checkpoints/progress"
@@ -52,6 +52,8 @@ class Experiment:
         and sets error bars.
       batch_size: windows read at a time; the steps of a deep method have their own.
       seed: of everything random.
+      mesh: devices to spread a deep method over, as "windows:4,gaussians:2" (sweeps: "models:8");
+        None is one device, or all of several processes over "windows".
       checkpoint_seconds: between two checkpoints.
       writers: where metrics go beside `metrics.jsonl`: tensorboard, wandb.
     """
@@ -68,6 +70,7 @@ class Experiment:
     validate: float = 0.2
     batch_size: int = 32
     seed: int = 0
+    mesh: str | None = None
     checkpoint_seconds: float = 60.0
     writers: tuple[str, ...] = ()
 
@@ -137,7 +140,7 @@ def refuse_idle_mesh(chosen: Iterable[Method]) -> None:
     if not any(isinstance(stage, GradientStage) for m in chosen for stage in m.stages):
         names = ", ".join(dict.fromkeys(method.name for method in chosen))
         raise ConfigError(
-            f"{names}: trained in closed form, on one device; leave --mesh out, and start one "
+            f"{names}: trained in closed form, on one device; leave mesh out, and start one "
             "process only"
         )
 
@@ -223,7 +226,13 @@ def refuse_other(out: Path, card: Card) -> None:
 
 def is_complete(out: Path, card: Card) -> bool:
     """Whether the folder holds this very run, trained to its end."""
-    return (out / _PARAMS).exists() and load_card(out) == card
+    return (out / _PARAMS).exists() and _strict(load_card(out)) == _strict(card)
+
+
+def _strict(card: Card) -> Card:
+    """Without what is free."""
+    free = {f.name: f.default for f in fields(Experiment) if f.name in _FREE}
+    return replace(card, experiment=replace(card.experiment, **free))
 
 
 def open_run(out: Path, card: Card, where: Geometry) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import eegsr_jax
-from eegsr_jax import methods
+from eegsr_jax import methods, throughput
 from eegsr_jax.commands.main import main
 from eegsr_jax.data.store import open_store
 from eegsr_jax.evaluation.scene import field_at
@@ -240,3 +240,43 @@ def test_a_recording_without_an_observed_channel_is_refused(field_run, tmp_path,
 
 def test_no_run_is_refused(tmp_path, capsys):
     assert "is no run directory" in told(capsys, tmp_path)
+
+
+CONFIG = """
+from eegsr_jax.training.run import Experiment
+
+def get_config():
+    return Experiment(dataset="files", layout="{layout}", method="{method}", window_seconds=1.0)
+"""
+
+
+def test_what_a_config_will_take(good, tmp_path, capsys, monkeypatch):
+    for name, number in (("_SIDE", 64), ("_LENGTH", 2**12), ("SECONDS", 0.0)):
+        monkeypatch.setattr(throughput, name, number)
+    config = tmp_path / "mine.py"
+    config.write_text(CONFIG.format(layout="best:8", method="lagged_ridge(lags=2)"))
+    assert main(["inspect", str(config), "--set", f"root={good}"]) == 0
+    said = capsys.readouterr().out
+    assert "1 recordings, all taken to be as the first: 20 s at 100 Hz" in said
+    assert "16 to train on, 4 to validate on, 100 samples each" in said
+    assert "best:8: 8 electrodes given, 12 missing" in said
+    row = next(line.split() for line in said.splitlines() if line.startswith("  closed form"))
+    assert row[3:6] == ["1", "x", "20"] and row[-1] in ("s", "ms", "µs")
+    assert "  apply" in said and "training: " in said
+    assert list(tmp_path.iterdir()) == [config]  # nothing is made
+
+
+def test_a_config_that_cannot_be_is_refused_in_a_line(good, tmp_path, capsys):
+    def refused(*words):
+        assert main(["inspect", *words]) == 2
+        found = capsys.readouterr()
+        assert not found.out and found.err.count("\n") == 1
+        return found.err
+
+    assert "absent.py" in refused(str(tmp_path / "absent.py"))
+    config = tmp_path / "mine.py"
+    config.write_text(CONFIG.format(layout="spread:8", method="emag(batch_size=4)"))
+    root = ["--set", f"root={good}"]
+    assert "a config has no field yet" in refused(str(config), *root, "--png=a.png")
+    assert "does not divide among 3" in refused(str(config), *root, "--set", "mesh=windows:3")
+    assert "layout 'spreed:8' is unknown" in refused(str(config), *root, "--set", "layout=spreed:8")

@@ -49,15 +49,15 @@ def test_a_config_file_with_changes(good, tmp_path, capsys):
 
 
 def test_a_mesh_that_cannot_be_is_refused(tmp_path, capsys):
-    assert main(["train", f"--workdir={tmp_path / 'run'}", "--mesh=time:2"]) == 2
+    assert main(["train", f"--workdir={tmp_path / 'run'}", "--set", "mesh=time:2"]) == 2
     assert "mesh 'time:2': 'time:2'; expected AXIS:SIZE" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_a_mesh_for_a_closed_form_is_refused(tmp_path, capsys):
-    words = ["--set", "method=ridge", "--mesh=windows:2"]
+    words = ["--set", "method=ridge", "--set", "mesh=windows:2"]
     assert main(["train", f"--workdir={tmp_path / 'run'}", *words]) == 2
-    assert "ridge: trained in closed form, on one device; leave --mesh" in capsys.readouterr().err
+    assert "ridge: trained in closed form, on one device; leave mesh" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
