@@ -1,6 +1,7 @@
 """One table: a small instance of every method, trained on a little noise; and what `same` means.
 
-A method joins by its name in `METHODS`, and by a line in `OPTIONS` where its defaults are large.
+A method joins by its name in `METHODS`, by a line in `OPTIONS` where its defaults are large, and by
+its operations in `test_programs.py`.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ TRANSFORMS = ("srgdiff",)  # Fourier, of a number of samples that must be known
 
 class Case(NamedTuple):
     method: Method
+    options: dict[str, Any]  # that it was made with
     geometry: Geometry
     params: Any
     plan: Any
@@ -101,7 +103,7 @@ def case(request, geometry):
         expected = jitted(method.apply)(plan, x, None)
     name = request.param
     return Case(
-        *(method, geometry, params, plan, x, expected),
+        *(method, OPTIONS.get(name, {}), geometry, params, plan, x, expected),
         unit=UNIT.get(name, 1.0),
         context=CONTEXT.get(name, OPTIONS.get(name, {}).get("lags", 0)),
         renders_all=name in RENDERS_ALL,
