@@ -24,7 +24,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/installed-dev
-	@set -e; for claim in data linear dispatch; do echo "== $$claim"; $(BIN)/python benchmarks/$$claim.py; done
+	$(BIN)/python benchmarks/every.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

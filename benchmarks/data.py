@@ -14,18 +14,14 @@ and, once, memory_copy: a large array copied to another. Rates count float32 byt
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import report
 
 from eegsr_jax.data.datasets.base import Dataset, Entry
 from eegsr_jax.data.pipeline import device_prefetch, pipeline, window_index
@@ -116,89 +112,63 @@ def readers(store: Store, folder: Path) -> dict[str, Callable[[], Iterator]]:
 def memory_copy(megabytes: int) -> float:
     """Bytes copied per second between two arrays far larger than the caches."""
     source, target = np.ones((2, megabytes * 2**20 // 4), np.float32)
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        np.copyto(target, source)
-        seconds.append(time.perf_counter() - start)
-    return source.nbytes / float(np.median(seconds))
+    copy = report.clock(lambda: np.copyto(target, source))
+    return source.nbytes / report.measured(copy() for _ in range(10))["median_s"]
 
 
-def measure(makers: dict[str, Callable[[], Iterator]], batches: int) -> dict[str, list[float]]:
-    """Seconds per `batches` batches, `REPEATS` times; readers take turns."""
-    running = {name: make() for name, make in makers.items()}
-    for iterator in running.values():
-        for _ in itertools.islice(iterator, batches):
-            pass  # warm up
-    seconds: dict[str, list[float]] = {name: [] for name in running}
-    for _ in range(REPEATS):
-        for name, iterator in running.items():
+def turn(iterator: Iterator, batches: int) -> Callable[[], float]:
+    """Gives the seconds of a batch, over `batches` in a row."""
+
+    def seconds() -> float:
+        for _ in range(3):
             next(iterator)  # what was read ahead during the others' turns
-            next(iterator)
-            next(iterator)
-            start = time.perf_counter()
-            for batch in itertools.islice(iterator, batches):
-                last = batch
-            getattr(last, "block_until_ready", lambda: None)()
-            seconds[name].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        for batch in itertools.islice(iterator, batches):
+            last = batch
+        getattr(last, "block_until_ready", lambda: None)()
+        return (time.perf_counter() - start) / batches
+
     return seconds
 
 
 def main() -> None:
-    """Measures, prints a table, and writes it as JSON if asked."""
-    parser = argparse.ArgumentParser(description="Windows per second of the data pipeline.")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--quick", action="store_true", help="few and short recordings")
-    arguments = parser.parse_args()
-    recordings, seconds, batches = (4, 60.0, 5) if arguments.quick else (16, 1000.0, 40)
+    """Measures and prints; writes JSON if asked."""
+    options = report.parser(__doc__).parse_args()
+    recordings, seconds, batches = (4, 60.0, 5) if options.quick else (16, 1000.0, 40)
     with tempfile.TemporaryDirectory() as temporary:
         store = noise_store(Path(temporary), recordings, seconds)
-        bandwidth = memory_copy(64 if arguments.quick else 512)
-        times = measure(readers(store, Path(temporary)), batches)
-    times = {name: np.array(own) / batches for name, own in times.items()}
-    limits = {name: float(np.median(times[name])) for name in ("memmap_copy", "transposed")}
+        bandwidth = memory_copy(64 if options.quick else 512)
+        makers = readers(store, Path(temporary))
+        turns = {name: turn(make(), batches) for name, make in makers.items()}
+        report.taking_turns(turns, 1)  # warms up
+        times = report.taking_turns(turns, REPEATS)
     rows = []
     for name, own in times.items():
         channels = CHANNELS // 4 if "channels" in name else CHANNELS
-        rate = BATCH / np.percentile(own, [50, 90, 10])
-        rows.append(
-            {
-                "reader": name,
-                "windows_per_second": rate[0],
-                "windows_per_second_p10": rate[1],
-                "windows_per_second_p90": rate[2],
-                "gigabytes_per_second": rate[0] * channels * WINDOW * 4 / 1e9,
-                **{f"share_of_{n}": limit / np.median(own) for n, limit in limits.items()},
-            }
-        )
-    print(f"memory_copy: {bandwidth / 1e9:.1f} GB/s")
+        row = {"reader": name, "batch": BATCH, "channels": channels, "samples": WINDOW}
+        row |= {"dtype": "float32"} | report.measured(own)
+        row["windows_per_s"] = BATCH / row["median_s"]
+        row["gigabyte_per_s"] = row["windows_per_s"] * channels * WINDOW * 4 / 1e9
+        rows.append(row)
+    limits = {row["reader"]: row["median_s"] for row in rows[:2]}
     for row in rows:
-        print(
-            f"{row['reader']:45s} {row['windows_per_second']:8.0f} windows/s "
-            f"{row['gigabytes_per_second']:6.2f} GB/s  "
-            f"{row['share_of_memmap_copy']:.2f} of memmap_copy, "
-            f"{row['share_of_transposed']:.2f} of transposed"
-        )
-    if arguments.json:
-        import jax
-
-        report = {
-            "benchmark": "data",
-            "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-            "python": platform.python_version(),
-            "versions": {p: version(p) for p in ("numpy", "grain", "jax")},
-            "backend": jax.default_backend(),
-            "xla_flags": os.environ.get("XLA_FLAGS", ""),
-            "shapes": {"batch": BATCH, "channels": CHANNELS, "window": WINDOW},
-            "dtype": "float32",
-            "recordings": recordings,
-            "recording_seconds": seconds,
-            "repeats": REPEATS,
-            "batches_per_repeat": batches,
-            "memory_copy_bytes_per_second": bandwidth,
-            "readers": rows,
-        }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        shares = {f"share_of_{name}": s / row["median_s"] for name, s in limits.items()}
+        row |= shares
+        print(report.line(row, ("reader",)))
+    ours = {row["reader"]: row for row in rows}["pipeline, threads 1"]
+    report.publish(
+        options,
+        __doc__,
+        rows,
+        names=("reader",),
+        columns=("windows_per_s", "gigabyte_per_s", *shares),
+        headline={f"pipeline, {name.replace('_', ' ')}": ours[name] for name in shares},
+        packages=("grain",),
+        recordings=recordings,
+        recording_seconds=seconds,
+        batches_per_repeat=batches,
+        memory_copy_byte_per_s=bandwidth,
+    )
 
 
 if __name__ == "__main__":

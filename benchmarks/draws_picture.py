@@ -58,6 +58,8 @@ def main() -> None:
     cut = windows(truth, length)
     truth, observed = np.concatenate(cut, axis=-1), cut[:, np.asarray(where.observed_index)]
     plan = jitted(method.plan)(params, nameless(where))
+    if method.draw is None:
+        parser.error(f"{options.run}: {method.name} draws nothing; give a run of srgdiff")
 
     def mean(plan, observed, key):
         return method.apply(plan, observed, key).mean

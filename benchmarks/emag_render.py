@@ -1,46 +1,45 @@
 """Claim: EMAG's field, exact, thousands of times (apply) and a hundred times (training) faster.
 
-    python benchmarks/emag_render.py [--quick] [--json FILE]       # needs the extra `bench` (torch)
+    python benchmarks/emag_render.py [--quick] [--json FILE]  # an hour, quick: minutes; needs torch
 
-Beside ours runs the original's sequence of operations in PyTorch, written from its description:
-windows in pieces of ten samples, each holding (batch, 10, electrode, Gaussian). Both are first
+Beside ours runs the original's sequence of operations in PyTorch (`emag_original.py`): windows in
+pieces of ten samples, each holding (batch, 10, electrode, Gaussian). Both are first
 checked on the authors' numbers. Then they take turns at the shapes of SEED (62 electrodes, 800
 samples) and of Localize-MI (256, 2081), with 2016 and 24,000 Gaussians:
   apply  a trained model on new windows: the method's `apply` (the field was folded once, "fold")
   train  loss, gradients, regulariser, clip, AdamW, as released: a step of the training loop
 The original's time is proportional to samples and windows; where all of them would take minutes
-or more memory than there is, it is timed on some and scaled: columns "of T" and "of B" say on how
+or more memory than there is, it is timed on some and scaled: `of_samples` and `of_batch` say on how
 many. How our time grows with each size is in `emag_scaling.py`.
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import functools
 import json
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import report
+from emag_original import GROUPS, Original, original
 
+from eegsr_jax import throughput
 from eegsr_jax.interop import emag_data, torch_emag
 from eegsr_jax.methods.base import GradientStage
 from eegsr_jax.training import gradient
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "emag" / "tiny.npz"
-GROUPS, HIDDEN = 3, 64
+HIDDEN = 64
 SHAPES = {"SEED": (62, 800, 200, 15), "Localize-MI": (256, 2081, 8000, 64)}  # M, T, Hz, L
-RATE, DECAY, PENALTY = 1e-3, 0.01, 2e-4
 ROOM = 8 * 2**30  # bytes that the original's arrays of one piece may take here
-PENALISED = ("chol_log_diag", "chol_off_diag")
+ROW = ("shape", "gaussians", "batch", "what", "by")
+Row = dict[str, Any]
 
 
 def model(points: int, electrodes: int, inputs: int) -> tuple[dict, dict, np.ndarray]:
@@ -81,90 +80,6 @@ def model(points: int, electrodes: int, inputs: int) -> tuple[dict, dict, np.nda
     return {k: v.astype(np.float32) for k, v in state.items()}, config, places.astype(np.float32)
 
 
-# --------------------------------------------------------------------------------- the original
-
-
-def original(torch, state, offsets, seconds, x, inner: int = 10):
-    """`[batch, time, M]` in PyTorch: the released sequence of operations."""
-    log_diagonal, off = state["chol_log_diag"], state["chol_off_diag"]
-    diagonal = torch.exp(log_diagonal)
-    dx, dy, dz = offsets.unbind(-1)
-    z0 = diagonal[:, 0] * dx + off[:, 0] * dy + off[:, 1] * dz
-    z1 = diagonal[:, 1] * dy + off[:, 2] * dz
-    z2 = diagonal[:, 2] * dz
-    distance = z0**2 + z1**2 + z2**2
-    coupling = z0 * off[:, 3] + z1 * off[:, 4] + z2 * off[:, 5]
-    rate = off[:, 3] ** 2 + off[:, 4] ** 2 + off[:, 5] ** 2 + diagonal[:, 3] ** 2
-    torch.exp(-0.5 * distance)  # computed and not used, as released
-
-    hidden = x.transpose(1, 2)
-    for name in ("ld_encoder.0", "ld_encoder.2", "ld_modulator.0"):
-        hidden = torch.nn.functional.linear(
-            hidden, state[f"{name}.weight"], state[f"{name}.bias"]
-        ).relu()
-    last = (state[f"ld_modulator.2.{k}"] for k in ("weight", "bias"))
-    modulation = torch.nn.functional.linear(hidden, *last)
-    groups = len(state["amplitude"]) // modulation.shape[-1]
-    taken = state["amplitude"] + modulation.repeat_interleave(groups, -1)
-
-    seconds = seconds.expand(x.shape[0], -1)
-    pieces = []
-    for start in range(0, seconds.shape[1], inner):
-        tau = seconds[:, start : start + inner, None] - state["mu_t"]
-        exponent = -0.5 * distance - tau[:, :, None] * coupling
-        exponent = exponent - 0.5 * (tau**2 * rate)[:, :, None]
-        weights = torch.exp(exponent)
-        pieces.append(torch.matmul(weights, taken[:, start : start + inner, :, None])[..., 0])
-    return torch.cat(pieces, 1)
-
-
-class Original:
-    """The original at one shape: apply and train on the first samples of a window."""
-
-    def __init__(self, state, config, places, batch: int, samples: int, sfreq: int):
-        import torch
-
-        self.torch = torch
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        torch.set_default_device(self.device)
-        self.state = {k: torch.tensor(v, requires_grad=True) for k, v in state.items()}
-        points = np.repeat(torch_emag.points(state, config), GROUPS, 0).astype(np.float32)
-        self.offsets = torch.tensor(places[:, None] - points[None])
-        self.seconds = torch.arange(samples) / sfreq
-        generator = torch.Generator(self.device).manual_seed(0)
-        inputs = state["ld_encoder.0.weight"].shape[1]
-        self.x = torch.randn(batch, inputs, samples, generator=generator)
-        self.y = torch.randn(batch, samples, len(places), generator=generator)
-        self.adam = torch.optim.AdamW(self.state.values(), lr=RATE, weight_decay=DECAY)
-
-    def apply(self):
-        """All samples in one call, as its evaluation does."""
-        with self.torch.no_grad():
-            original(self.torch, self.state, self.offsets, self.seconds, self.x)
-        self.wait()
-
-    def train(self):
-        """A step in pieces of ten samples, each with its own backward pass."""
-        self.adam.zero_grad()
-        starts = range(0, len(self.seconds), 10)
-        for start in starts:
-            part = slice(start, start + 10)
-            out = original(
-                self.torch, self.state, self.offsets, self.seconds[part], self.x[:, :, part]
-            )
-            (((out - self.y[:, part]) ** 2).mean() / len(starts)).backward()
-        penalty = [(self.state[k] ** 2).mean() for k in PENALISED]
-        (PENALTY * self.torch.stack(penalty).sum()).backward()
-        self.torch.nn.utils.clip_grad_norm_(self.state.values(), 1.0)
-        self.adam.step()
-        self.wait()
-
-    def wait(self):
-        """A graphics card answers before it is done."""
-        if self.device == "cuda":
-            self.torch.cuda.synchronize()
-
-
 # ------------------------------------------------------------------------------------------ ours
 
 
@@ -184,27 +99,28 @@ class Ours:
         eeg = rng.standard_normal((batch, len(places), samples))
         self.batch = {"eeg": jnp.asarray(eeg, jnp.float32)}
         self.observed = self.batch["eeg"][:, :inputs]
-        self.memory = gradient.start(self.stage, self.params, 1)
-        self.step = jax.jit(functools.partial(gradient.step, self.stage, 1))
-        self.plan = jax.jit(self.method.plan)
-        self.planned = self.plan(self.params, self.where)
-        self.run = jax.jit(self.method.apply)
 
-    def arguments(self):
-        """Of `step`."""
-        return self.memory, self.params, self.batch, jax.random.key(0), self.where
+    @functools.cached_property
+    def step(self) -> tuple[Callable[[], Any], throughput.Cost]:
+        """A step whose result is left aside, so that all steps are alike."""
+        memory = gradient.start(self.stage, self.params, 1)
+        given = memory, self.params, self.batch, jax.random.key(0), self.where
+        function = functools.partial(gradient.step, self.stage, 1)
+        program, cost = throughput.compiled(function, *given)
+        return functools.partial(program, *given), cost
 
-    def apply(self):
+    @functools.cached_property
+    def fold(self) -> tuple[Callable[[], Any], throughput.Cost]:
+        """The field folded for the read-out: the plan."""
+        program, cost = throughput.compiled(self.method.plan, self.params, self.where)
+        return functools.partial(program, self.params, self.where), cost
+
+    @functools.cached_property
+    def apply(self) -> tuple[Callable[[], Any], throughput.Cost]:
         """New windows through the folded field."""
-        self.run(self.planned, self.observed).mean.block_until_ready()
-
-    def make_plan(self):
-        """The fold."""
-        jax.block_until_ready(self.plan(self.params, self.where))
-
-    def train(self):
-        """A step; its result is left aside so that all steps are alike."""
-        jax.block_until_ready(self.step(*self.arguments()))
+        given = self.fold[0](), self.observed, None
+        program, cost = throughput.compiled(self.method.apply, *given)
+        return functools.partial(program, *given), cost
 
 
 # ------------------------------------------------------------------------------------------ check
@@ -258,25 +174,17 @@ def _near(found, expected, name: str) -> None:
 # ---------------------------------------------------------------------------------------- timing
 
 
-def taking_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each call; the calls alternate, short ones in bundles."""
-    seconds: dict[str, list[float]] = {}
-    for name, call in calls.items():
-        call()  # compiles, touches memory
-        seconds[name] = [timed(call, 1)]
-    bundle = {name: max(1, min(100, int(0.05 / first[0]))) for name, first in seconds.items()}
-    for _ in range(rounds - 1):
-        for name, call in calls.items():
-            seconds[name].append(timed(call, bundle[name]))
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def timed(call: Callable[[], Any], times: int) -> float:
-    """Seconds of one call, over several in a row."""
-    begin = time.perf_counter()
-    for _ in range(times):
-        call()
-    return (time.perf_counter() - begin) / times
+def taking_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call; the calls alternate, short ones in bundles."""
+    once = {name: report.clock(call) for name, call in calls.items()}
+    report.taking_turns(once, 1)  # compiles, touches memory
+    found = report.taking_turns(once, 1)
+    many = {
+        name: report.clock(call, max(1, min(100, int(0.05 / found[name][0]))))
+        for name, call in calls.items()
+    }
+    later = report.taking_turns(many, rounds - 1)
+    return {name: seconds + later[name] for name, seconds in found.items()} if later else found
 
 
 def limits() -> dict[str, float]:
@@ -291,9 +199,8 @@ def limits() -> dict[str, float]:
     product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
     calls = {"exp": (again(lambda x: jnp.exp(-x), 200), x), "matmul": (product, a)}
     calls["copy"] = (again(lambda x: -x, 20), table)
-    found = taking_turns(
-        {k: lambda f=f, v=v: f(v).block_until_ready() for k, (f, v) in calls.items()}, 9
-    )
+    turns = taking_turns({k: lambda f=f, v=v: f(v) for k, (f, v) in calls.items()}, 9)
+    found = {name: throughput.spread(seconds).median_s for name, seconds in turns.items()}
     return {
         "exp_per_s": 200 * x.size / found["exp"],
         "flop_per_s": 2 * 2048**3 / found["matmul"],
@@ -325,8 +232,15 @@ def binding(what: str, shape: str, points: int, batch: int, seconds: float, limi
     return f"{rate}: {text}; nearest: {max(shares, key=lambda k: shares[k])}"
 
 
-def compare(shape: str, points: int, batch: int, part: int, rounds: int, limit: dict) -> dict:
-    """Both at one shape; the original on part of a window, or of a batch that does not fit."""
+def compare(
+    shape: str, points: int, batch: int, part: int, rounds: int, limit: dict
+) -> tuple[list[Row], dict[str, float]]:
+    """Both at one shape; the original on part of a window, or of a batch that does not fit.
+
+    Returns:
+      A row for each, and how many times as fast ours is.
+    """
+    jax.clear_caches()  # cases of one shape would find each other's programs
     electrodes, samples, sfreq, inputs = SHAPES[shape]
     state, config, places = model(points, electrodes, inputs)
     part, fits = min(part, samples), batch
@@ -334,45 +248,40 @@ def compare(shape: str, points: int, batch: int, part: int, rounds: int, limit: 
         fits //= 2
     theirs = Original(state, config, places, fits, part, sfreq)
     ours = Ours(state, config, places, batch, samples, sfreq)
-    found = taking_turns(
-        {
-            "original apply": theirs.apply,
-            "apply": ours.apply,
-            "original train": theirs.train,
-            "train": ours.train,
-            "fold": ours.make_plan,
-        },
-        rounds,
-    )
-    row = {
-        "shape": shape,
-        "gaussians": points * GROUPS,
-        "batch": batch,
-        "original_samples": part,
-        "original_batch": fits,
-    }
+    made = {"apply": ours.apply, "train": ours.step, "fold": ours.fold}
+    calls = {("apply", "original"): theirs.apply, ("train", "original"): theirs.train}
+    calls |= {(what, "ours"): call for what, (call, _) in made.items()}
+    order = [("apply", by) for by in ("original", "ours")]
+    order += [("train", by) for by in ("original", "ours")] + [("fold", "ours")]
+    turns = taking_turns({" by ".join(k): calls[k] for k in order}, rounds)
     scale = samples / part * batch / fits
-    for name, seconds in found.items():
-        row[f"{name}_s"] = seconds * (scale if name.startswith("original") else 1)
-    for what in ("apply", "train"):
-        row[f"{what}_speedup"] = row[f"original {what}_s"] / row[f"{what}_s"]
-        row[f"{what}_limit"] = binding(what, shape, points, batch, row[f"{what}_s"], limit)
+    rows, speedup = [], {}
+    for what, by in order:
+        row: Row = {"shape": shape, "gaussians": points * GROUPS, "batch": batch, "what": what}
+        row |= {"by": by, "electrodes": electrodes, "samples": samples, "dtype": "float32"}
+        row |= report.measured(turns[f"{what} by {by}"], scale if by == "original" else 1)
+        if by == "original":
+            row |= {"of_samples": part, "of_batch": fits}
+        else:
+            row |= dataclasses.asdict(made[what][1])
+        if by == "ours" and what != "fold":
+            row["speedup"] = speedup[what] = rows[-1]["median_s"] / row["median_s"]
+            row["limit"] = binding(what, shape, points, batch, row["median_s"], limit)
+        rows.append(row)
     if jax.default_backend() != "cpu":
-        row |= half_precision(ours)
-    return row
+        rows[1] |= half_precision(ours)
+    return rows, speedup
 
 
 def half_precision(ours: Ours) -> dict[str, float]:
     """The read-out from a table in bfloat16: half the traffic."""
-    half = ours.planned | {"table": ours.planned["table"].astype(jnp.bfloat16)}
-    exact = ours.run(ours.planned, ours.observed).mean
-    near = ours.run(half, ours.observed).mean
-
-    def call():
-        ours.run(half, ours.observed).mean.block_until_ready()
-
+    plan = ours.fold[0]()
+    half = plan | {"table": plan["table"].astype(jnp.bfloat16)}
+    run = jax.jit(ours.method.apply)
+    exact, near = (run(p, ours.observed, None).mean for p in (plan, half))
+    seconds = taking_turns({"half": lambda: run(half, ours.observed, None)}, 9)["half"]
     return {
-        "apply_bf16_s": taking_turns({"half": call}, 9)["half"],
+        "bf16_s": throughput.spread(seconds).median_s,
         "bf16_relative_error": float(jnp.linalg.norm(near - exact) / jnp.linalg.norm(exact)),
     }
 
@@ -381,9 +290,7 @@ def memory_of_a_step(points: int, batch: int, samples: int) -> float:
     """MB that the compiled step needs beside its inputs and outputs, at SEED's electrodes."""
     electrodes, _, sfreq, inputs = SHAPES["SEED"]
     state, config, places = model(points, electrodes, inputs)
-    ours = Ours(state, config, places, batch, samples, sfreq)
-    analysis: Any = ours.step.lower(*ours.arguments()).compile().memory_analysis()
-    return analysis.temp_size_in_bytes / 2**20
+    return Ours(state, config, places, batch, samples, sfreq).step[1].temporary_byte / 2**20
 
 
 # ------------------------------------------------------------------------------------------ main
@@ -391,31 +298,21 @@ def memory_of_a_step(points: int, batch: int, samples: int) -> float:
 
 def main() -> None:
     """Measure and print; write JSON when asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="five minutes instead of an hour")
-    arguments = parser.parse_args()
-    try:
-        import torch
-    except ImportError:
+    parser = report.parser(__doc__)
+    options = parser.parse_args()
+    if find_spec("torch") is None:
         parser.error("the original needs PyTorch: pip install 'eegsr_jax[bench]'")
+    import torch
+
     check()
     limit = limits()
-    head = {
-        "device": jax.devices()[0].device_kind,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "torch_threads": torch.get_num_threads(),
-        "versions": {n: version(n) for n in ("jax", "jaxlib", "numpy", "torch")},
-        "limits": limit,
-    }
-    print(f"{head['device']}, {head['machine']}, torch on {head['torch_threads']} threads")
     giga = {name: value / 1e9 for name, value in limit.items()}
     print(
         f"limits: {giga['exp_per_s']:.2f} G exp/s, {giga['flop_per_s']:.0f} GFLOP/s, "
-        f"{giga['byte_per_s']:.0f} GB/s"
+        f"{giga['byte_per_s']:.0f} GB/s; torch on {torch.get_num_threads()} threads"
     )
     # shape, points, batch, samples for the original, rounds
-    if arguments.quick:
+    if options.quick:
         cases = [
             ("SEED", 672, 1, 100, 3),
             ("SEED", 672, 8, 40, 3),
@@ -430,41 +327,38 @@ def main() -> None:
             for points in (672, 8000)
             for batch in (1, 8, 32)
         ]
-    names = ("original apply_s", "apply_s", "original train_s", "train_s", "fold_s")
-    print(
-        f"{'shape':<12}{'N':>6}{'B':>4}{'of T':>6}{'of B':>6}"
-        + "".join(f"{n.removesuffix('_s'):>17}" for n in names)
-        + f"{'apply x':>10}{'train x':>9}"
-    )
-    rows = []
-    for shape, points, batch, part, rounds in cases:
-        row = compare(shape, points, batch, part, rounds, limit)
-        rows.append(row)
-        print(
-            f"{shape:<12}{row['gaussians']:>6}{batch:>4}"
-            f"{row['original_samples']:>6}{row['original_batch']:>6}"
-            + "".join(f"{row[n]:>15.4f} s" for n in names)
-            + f"{row['apply_speedup']:>10,.0f}{row['train_speedup']:>9,.0f}",
-            flush=True,
-        )
-        for what in ("apply", "train"):
-            print(f"    {what}: {row[f'{what}_limit']}")
+    rows, by_batch = [], {}
+    for case in cases:
+        own, speedup = compare(*case, limit)
+        rows += own
+        if case[:2] == ("SEED", 672):
+            by_batch[case[2]] = speedup
+        for row in own:
+            text = f", {row['speedup']:,.0f} times as fast" if "speedup" in row else ""
+            print(report.line(row, ROW) + text, flush=True)
     memory = {batch: memory_of_a_step(8000, batch, 200) for batch in (1, 8, 32)}
     text = ", ".join(f"B={batch}: {mb:.0f} MB" for batch, mb in memory.items())
     held = 4 * 8 * 200 * 62 * 24_000 / 2**20
     print(f"temporary memory of a training step, N=24,000, T=200: {text}")
     print(f"    the weights alone, which the original holds at B=8 in one call: {held:,.0f} MB")
-    by_batch = {r["batch"]: r for r in rows if (r["shape"], r["gaussians"]) == ("SEED", 2016)}
     headline = {
-        "apply_speedup_b8": by_batch[8]["apply_speedup"],
-        "train_step_speedup_b8": by_batch[8]["train_speedup"],
-        "train_step_speedup_b32": by_batch[32]["train_speedup"],
+        "apply_speedup_b8": by_batch[8]["apply"],
+        "train_step_speedup_b8": by_batch[8]["train"],
+        "train_step_speedup_b32": by_batch[32]["train"],
         "train_temp_mb_24k": memory[8],
     }
-    print(json.dumps({"headline": headline}))
-    if arguments.json:
-        result = head | {"headline": headline, "rows": rows}
-        arguments.json.write_text(json.dumps(result | {"train_temp_mb": memory}, indent=1))
+    report.publish(
+        options,
+        __doc__,
+        rows,
+        names=ROW,
+        columns=("of_samples", "of_batch", "speedup", "limit"),
+        headline=headline,
+        packages=("torch",),
+        torch_threads=torch.get_num_threads(),
+        limits=limit,
+        train_temp_mb=memory,
+    )
 
 
 if __name__ == "__main__":

@@ -15,12 +15,14 @@ import functools
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from emag_render import GROUPS, HIDDEN, taking_turns
+import report
+from emag_original import GROUPS
+from emag_render import HIDDEN, taking_turns
 from jax.sharding import AxisType, PartitionSpec
 
 from eegsr_jax.gaussians.precision import Field
@@ -34,6 +36,7 @@ SIZES = {
     "batch": (1, 8, 32, 64, 128, 256),
 }
 DEVICES = (1, 2, 4, 8)
+ROW = ("changed", "to", "what")
 
 
 def random_field(gaussians: int, electrodes: int, samples: int, batch: int) -> tuple:
@@ -56,18 +59,17 @@ def random_field(gaussians: int, electrodes: int, samples: int, batch: int) -> t
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), parts)
 
 
-def times(size: dict[str, int], rounds: int) -> dict[str, float]:
-    """Seconds of rendering, and of rendering with all gradients."""
+def times(size: dict[str, int], rounds: int) -> dict[str, dict[str, Any]]:
+    """Of rendering, and of rendering with all gradients."""
     given = random_field(**size)
     both = jax.grad(lambda f, t, x, w: jnp.mean(render(f, t, x, w) ** 2), (0, 2, 3))
-    calls = {"forward_s": jax.jit(render), "with_gradients_s": jax.jit(both)}
-    return taking_turns(
-        {k: lambda f=f: jax.block_until_ready(f(*given)) for k, f in calls.items()}, rounds
-    )
+    calls = {"forwards": jax.jit(render), "with gradients": jax.jit(both)}
+    turns = taking_turns({k: lambda f=f: f(*given) for k, f in calls.items()}, rounds)
+    return {what: report.measured(seconds) for what, seconds in turns.items()}
 
 
-def over_devices(devices: int, rounds: int) -> dict[str, float]:
-    """Seconds, and the deviation from one device, with the Gaussians spread over CPU devices."""
+def over_devices(devices: int, rounds: int) -> dict[str, Any]:
+    """Times, and the deviation from one device, with the Gaussians spread over CPU devices."""
     mesh = jax.make_mesh((devices,), ("x",), axis_types=(AxisType.Auto,))
     whole, by_point = PartitionSpec(), PartitionSpec("x")
     last, across = PartitionSpec(None, None, "x"), PartitionSpec(None, "x")
@@ -86,49 +88,43 @@ def over_devices(devices: int, rounds: int) -> dict[str, float]:
     given = random_field(**USUAL)
     alone, together = render(*given), spread(*given)
     error = float(jnp.linalg.norm(together - alone) / jnp.linalg.norm(alone))
-    found = taking_turns({"forward_s": lambda: spread(*given).block_until_ready()}, rounds)
-    return found | {"relative_error": error}
+    seconds = taking_turns({"": lambda: spread(*given)}, rounds)[""]
+    return report.measured(seconds) | {"relative_error": error}
 
 
 def main() -> None:
     """Measure and print; write JSON when asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="one round")
+    parser = report.parser(__doc__)
     parser.add_argument("--devices", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    rounds = 1 if arguments.quick else 5
-    if arguments.devices:
-        jax.config.update("jax_num_cpu_devices", arguments.devices)
-        print(json.dumps(over_devices(arguments.devices, rounds)))
+    options = parser.parse_args()
+    rounds = 1 if options.quick else 5
+    if options.devices:
+        jax.config.update("jax_num_cpu_devices", options.devices)
+        print(json.dumps(over_devices(options.devices, rounds)))
         return
-    rows = []
-    print(f"{'changed':<12}{'to':>8}{'forward s':>12}{'gradients s':>13}{'ns a weight':>13}")
+    rows: list[dict[str, Any]] = []
     for name, values in SIZES.items():
         for value in values:
             size = USUAL | {name: value}
-            row = times(size, rounds)
             weights = size["gaussians"] * size["electrodes"] * size["samples"]
-            each = [1e9 * row[k] / weights for k in ("forward_s", "with_gradients_s")]
-            rows.append({"changed": name} | size | row)
-            print(
-                f"{name:<12}{value:>8}{row['forward_s']:>12.4f}{row['with_gradients_s']:>13.4f}"
-                f"{each[0]:>8.2f}{each[1]:>5.1f}",
-                flush=True,
-            )
+            for what, found in times(size, rounds).items():
+                row = {"changed": name, "to": value, "what": what} | size | found
+                rows.append(row | {"ns_a_weight": 1e9 * found["median_s"] / weights})
+                print(report.line(rows[-1], ROW), flush=True)
     for devices in DEVICES:
         command = [sys.executable, __file__, "--devices", str(devices)]
-        command += ["--quick"] * arguments.quick
+        command += ["--quick"] * options.quick
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        row = json.loads(done.stdout.splitlines()[-1])
-        rows.append({"changed": "devices", "devices": devices} | USUAL | row)
-        print(
-            f"{'devices':<12}{devices:>8}{row['forward_s']:>12.4f}"
-            f"   deviation {row['relative_error']:.1e}",
-            flush=True,
-        )
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=1))
+        row = {"changed": "devices", "to": devices, "what": "forwards"} | USUAL
+        rows.append(row | json.loads(done.stdout.splitlines()[-1]))
+        print(f"{report.line(rows[-1], ROW)}, deviation {rows[-1]['relative_error']:.1e}")
+    first = {(row["changed"], row["to"]): row["median_s"] for row in rows[::-1]}
+    headline = {
+        "64 windows over one": first["batch", 64] / first["batch", 1],
+        "8 CPU devices over one": first["devices", 8] / first["devices", 1],
+    }
+    columns = ("ns_a_weight", "relative_error")
+    report.publish(options, __doc__, rows, names=ROW, columns=columns, headline=headline)
 
 
 if __name__ == "__main__":

@@ -11,24 +11,21 @@ sizes, 15 channels in and 64 out, 320 samples (`srgdiff_release` has 800).
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 SAMPLES = {"lagged_ridge": 320, "emag": 320, "srgdiff": 320, "srgdiff_release": 800}
 KINDS = ("run", "run, cached", "export", "export, cached")
 PARTS = ("import", "load", "trace", "lower", "compile", "first call")
+ROW = ("method", "start")
 
 
 # ------------------------------------------------------------------------------------- one process
@@ -147,8 +144,10 @@ def prepare(name: str, folder: Path) -> dict[str, float]:
     return sizes | {"export_s": seconds}
 
 
-def measure(name: str, rounds: int) -> dict[str, Any]:
-    """Medians of all kinds, in parts."""
+def measure(name: str, rounds: int) -> list[dict[str, Any]]:
+    """A row for every kind of start: seconds in all, and medians of the parts."""
+    import report  # which imports JAX, and a start times that
+
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         sizes = prepare(name, folder)
@@ -157,61 +156,49 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
                 started(kind, folder)  # fills the cache
         found = [{kind: started(kind, folder) for kind in KINDS} for _ in range(rounds)]
     digests = {one[kind]["digest"] for one in found for kind in KINDS}
-    result: dict[str, Any] = {"method": name, "samples": SAMPLES[name], "files": sizes}
-    result |= {"rounds": rounds, "same_bits": len(digests) == 1, "starts": {}}
+    rows = []
     for kind in KINDS:
-        parts = {}
-        for by in ("clock", "processor"):
-            rows = [one[kind][by] for one in found]
-            parts[by] = {part: statistics.median(row[part] for row in rows) for part in PARTS}
-            parts[by]["all"] = statistics.median(sum(row.values()) for row in rows)
-        result["starts"][kind] = parts
-    return result
-
-
-def table(result: dict[str, Any]) -> str:
-    """Rows of Markdown: seconds by the clock / of the processor."""
-    lines = [
-        f"{result['method']}, {result['samples']} samples, median of {result['rounds']}; the same "
-        f"bits: {result['same_bits']}\n",
-        f"| start | {' | '.join(PARTS)} | all |",
-        "|---" * (len(PARTS) + 2) + "|",
-    ]
-    for kind, parts in result["starts"].items():
-        both = [(parts["clock"][part], parts["processor"][part]) for part in (*PARTS, "all")]
-        lines.append(f"| {kind} | {' | '.join(f'{a:.2f} / {b:.2f}' for a, b in both)} |")
-    return "\n".join([*lines, ""])
+        row: dict[str, Any] = {"method": name, "start": kind, "samples": SAMPLES[name]}
+        row |= {"dtype": "float32", "same_bits": len(digests) == 1, "files": sizes}
+        row |= report.measured(sum(one[kind]["clock"].values()) for one in found)
+        for by, end in (("clock", "s"), ("processor", "processor_s")):
+            parts = [one[kind][by] for one in found]
+            row["all_" + end] = statistics.median(sum(part.values()) for part in parts)
+            for part in PARTS:
+                key = f"{part.replace(' ', '_')}_{end}"
+                row[key] = statistics.median(own[part] for own in parts)
+        rows.append(row)
+        print(f"{report.line(row, ROW)}, the same bits: {row['same_bits']}", flush=True)
+    return rows
 
 
 def main() -> None:
     """Measure and print; write JSON when asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="two methods, three starts of each")
-    parser.add_argument("--methods", default=",".join(SAMPLES), help="names with commas between")
-    parser.add_argument("--start", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.start:
-        print(json.dumps(start(arguments.start[0], Path(arguments.start[1]))))
+    if sys.argv[1:2] == ["--start"]:
+        print(json.dumps(start(sys.argv[2], Path(sys.argv[3]))))
         return
-    load = os.getloadavg()[0]
-    results = []
-    for name in arguments.methods.split(",")[: 2 if arguments.quick else None]:
-        results.append(measure(name, 3 if arguments.quick else 7))
-        print(table(results[-1]), flush=True)
-    packages = ("jax", "jaxlib", "flax", "numpy")
-    report = {
-        "device": "cpu",
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "load_before": load,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "date": date.today().isoformat(),
-        "results": results,
-    }
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1))
+    import report
+
+    parser = report.parser(__doc__)
+    parser.add_argument("--methods", default=",".join(SAMPLES), help="names with commas between")
+    options = parser.parse_args()
+    rows, headline = [], {}
+    for name in options.methods.split(",")[: 2 if options.quick else None]:
+        own = measure(name, 3 if options.quick else 7)
+        run, _, _, cached = (row["all_processor_s"] for row in own)
+        headline[f"{name}, a run's processor seconds over a cached export's"] = run / cached
+        rows += own
+    parts = [f"{part.replace(' ', '_')}_s" for part in PARTS]
+    columns = (*parts, "all_processor_s", "same_bits")
+    report.publish(
+        options,
+        __doc__,
+        rows,
+        names=ROW,
+        columns=columns,
+        headline=headline,
+        packages=("flax",),
+    )
 
 
 if __name__ == "__main__":

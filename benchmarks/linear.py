@@ -11,21 +11,22 @@ stacked lags, MNE's `interpolate_bads`, NumPy's matrix product. Compiling is tim
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
-import os
-import platform
 import resource
-import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import report
 
-from eegsr_jax import geometry, layouts, methods
+from eegsr_jax import geometry, layouts, methods, throughput
 from eegsr_jax.methods import moments as mo
 from eegsr_jax.methods.linear import PENALTIES, fit_layouts
 from eegsr_jax.methods.long import reconstruct_long
@@ -36,6 +37,8 @@ NAMES = (
     "P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2 Iz"
 ).split()
 SFREQ, WINDOW, LAGS = 160, 320, 6
+ROW = ("task", "by")
+Row = dict[str, Any]
 
 
 def windows(seconds: float) -> np.ndarray:
@@ -49,42 +52,39 @@ def windows(seconds: float) -> np.ndarray:
     return eeg.reshape(64, -1, WINDOW).transpose(1, 0, 2).astype(np.float32)
 
 
-def timed(call, repeats: int) -> dict[str, float]:
-    """Seconds of the first call (compiling included) and of the others."""
-    begin = time.perf_counter()
-    jax.block_until_ready(call())
-    first = time.perf_counter() - begin
-    later = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(call())
-        later.append(time.perf_counter() - begin)
-    middle = statistics.median(later)
-    return {"first_s": first, "median_s": middle, "min_s": min(later), "max_s": max(later)}
+def timed(
+    task: str, by: str, call: Callable[[], Any], calls: int, cost: throughput.Cost | None = None
+) -> Row:
+    """A row, of calls after the first; `cost` is that of the program, where there is one."""
+    seconds = report.clock(call)
+    first = seconds()
+    row = {"task": task, "by": by, "dtype": "float32", "first_s": first}
+    row |= report.measured(seconds() for _ in range(calls))
+    row |= dataclasses.asdict(cost) if cost else {}
+    print(report.line(row, ROW), flush=True)
+    return row
 
 
-def fitting(eeg: np.ndarray, chosen: list[np.ndarray], repeats: int) -> dict[str, dict]:
+def fitting(eeg: np.ndarray, calls: int) -> list[Row]:
     """Sums over one pass, and six layouts from them; against scikit-learn on the same windows."""
     from sklearn.linear_model import Ridge
 
+    chosen = [geometry.find_channels(v.split(), NAMES) for v in layouts.EEGMMIDB.values()]
     part = np.zeros(len(eeg), np.int32)
     part[-len(eeg) // 5 :] = mo.VALIDATE
-    add = jax.jit(mo.add)
     whole = [(eeg[i : i + 64], part[i : i + 64]) for i in range(0, len(eeg) // 64 * 64, 64)]
+    start = mo.zeros(64, 2 * LAGS)
+    add, cost_of_add = throughput.compiled(mo.add, start, *whole[0])
 
     def sums():
-        total = mo.zeros(64, 2 * LAGS)
+        total = start
         for batch, labels in whole:
             total = add(total, batch, labels)
         return total
 
     penalties = jnp.asarray(PENALTIES, jnp.float32)
-    solve = jax.jit(lambda m: fit_layouts(m, chosen, LAGS, penalties))
+    solve, cost = throughput.compiled(lambda m: fit_layouts(m, chosen, LAGS, penalties), sums())
     total = sums()
-    figures = {
-        "one pass over 25 min": timed(sums, repeats),
-        "six layouts, lagged ridge, 8 penalties each": timed(lambda: solve(total), repeats),
-    }
 
     def by_scikit_learn():  # one layout, one penalty: what a notebook does
         observed = np.pad(eeg[:, chosen[4]], ((0, 0), (0, 0), (LAGS, LAGS)))
@@ -93,44 +93,53 @@ def fitting(eeg: np.ndarray, chosen: list[np.ndarray], repeats: int) -> dict[str
         targets = eeg.transpose(0, 2, 1).reshape(-1, 64)
         return Ridge(alpha=1.0).fit(inputs, targets).coef_
 
-    figures["scikit-learn Ridge, one layout, one penalty"] = timed(by_scikit_learn, 1)
-    return figures
+    return [
+        timed("sums, one pass", "ours", sums, calls, cost_of_add),
+        timed("six layouts x 8 penalties of them", "ours", lambda: solve(total), calls, cost),
+        timed("one layout, one penalty", "scikit-learn Ridge", by_scikit_learn, min(calls, 3)),
+    ]
 
 
-def applying(eeg: np.ndarray, repeats: int) -> dict[str, dict]:
+def applying(eeg: np.ndarray, calls: int) -> list[Row]:
     """Reconstruction of all windows from 16 channels, against MNE and NumPy."""
     import mne
 
-    positions = geometry.montage("standard_1005")
-    where = geometry.make_geometry(
-        layouts.layout("case2_4x", NAMES), NAMES, {n: positions[n] for n in NAMES}
-    )
+    where, positions = cap()
     index = np.asarray(where.observed_index)
     observed = jnp.asarray(eeg[:, index])
-    figures = {}
+    rows = []
     for method in (methods.spherical_spline(), methods.ridge(), methods.lagged_ridge(LAGS)):
         plan = method.plan(method.init(jax.random.key(0), where, None), where)
-        apply = jax.jit(method.apply)
-        figures[f"apply {method.name}"] = timed(lambda: apply(plan, observed, None), repeats)  # noqa: B023
+        apply, cost = throughput.compiled(method.apply, plan, observed, None)
+        call = functools.partial(apply, plan, observed, None)
+        rows.append(timed("apply", method.name, call, calls, cost))
     matrix = np.asarray(plan["filters"][LAGS])
     columns = np.ascontiguousarray(eeg[:, index].transpose(1, 0, 2).reshape(16, -1))
-    figures["NumPy product (no lags, no error bars)"] = timed(lambda: matrix @ columns, repeats)
+    # No lags, no error bars.
+    rows.append(timed("apply", "NumPy product", lambda: matrix @ columns, calls))
     raw = mne.io.RawArray(
         eeg.transpose(1, 0, 2).reshape(64, -1), mne.create_info(NAMES, SFREQ, "eeg"), verbose=False
     )
-    raw.set_montage(
-        mne.channels.make_dig_montage({n: positions[n] for n in NAMES}, coord_frame="head")
-    )
+    raw.set_montage(mne.channels.make_dig_montage(positions, coord_frame="head"))
     raw.info["bads"] = [n for i, n in enumerate(NAMES) if i not in index]
 
     def by_mne():
         return raw.copy().interpolate_bads(reset_bads=False, verbose=False).get_data()
 
-    figures["MNE interpolate_bads (with its copy)"] = timed(by_mne, max(1, repeats // 3))
-    return figures
+    rows.append(timed("apply", "MNE interpolate_bads", by_mne, max(3, calls // 3)))
+    span = eeg.shape[0] * WINDOW / SFREQ
+    return [row | {"real_time": span / row["median_s"]} for row in rows]
 
 
-def long_recording(hours: float) -> dict[str, float]:
+def cap() -> tuple[geometry.Geometry, dict[str, np.ndarray]]:
+    """16 of 64 electrodes observed, and where all are."""
+    known = geometry.montage("standard_1005")
+    positions = {n: known[n] for n in NAMES}
+    observed = layouts.layout("case2_4x", NAMES)
+    return geometry.make_geometry(observed, NAMES, positions), positions
+
+
+def long_recording(hours: float) -> Row:
     """Lagged ridge over a long recording, in a process of its own: seconds and peak memory."""
     done = subprocess.run(
         [sys.executable, __file__, "--hours", str(hours)],
@@ -138,14 +147,14 @@ def long_recording(hours: float) -> dict[str, float]:
         text=True,
         check=True,
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    row = {"task": f"{hours:g} h, block by block", "by": "lagged_ridge", "dtype": "float32"}
+    row |= json.loads(done.stdout.splitlines()[-1])
+    print(f"{report.line(row, ROW)}, {row['added_mb']:.0f} MB beyond the input", flush=True)
+    return row
 
 
 def _hours(hours: float) -> None:
-    positions = geometry.montage("standard_1005")
-    where = geometry.make_geometry(
-        layouts.layout("case2_4x", NAMES), NAMES, {n: positions[n] for n in NAMES}
-    )
+    where, _ = cap()
     method = methods.lagged_ridge(LAGS)
     plan = method.plan(method.init(jax.random.key(0), where, None), where)
     observed = np.ones((16, int(3600 * hours * SFREQ)), np.float32)
@@ -157,46 +166,39 @@ def _hours(hours: float) -> None:
         pass  # a caller writes each block to disk
     seconds = time.perf_counter() - begin
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    figures = {"seconds": seconds, "added_mb": (after - before) / 1024, "peak_mb": after / 1024}
+    figures = {"added_mb": (after - before) / 1024, "peak_mb": after / 1024}
+    figures |= report.measured([seconds]) | {"real_time": 3600 * hours / seconds}
     print(json.dumps(figures | {"input_mb": observed.nbytes / 2**20}))
 
 
 def main() -> None:
     """Measure and print; write JSON when asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json")
-    parser.add_argument("--quick", action="store_true")
+    parser = report.parser(__doc__)
     parser.add_argument("--hours", type=float, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.hours:
-        return _hours(arguments.hours)
-    repeats, seconds = (3, 300.0) if arguments.quick else (15, 1500.0)
+    options = parser.parse_args()
+    if options.hours:
+        return _hours(options.hours)
+    calls, seconds = (5, 300.0) if options.quick else (20, 1500.0)
     eeg = windows(seconds)
-    chosen = [geometry.find_channels(v.split(), NAMES) for v in layouts.EEGMMIDB.values()]
-    figures = fitting(eeg, chosen, max(1, repeats // 3)) | applying(eeg, repeats)
-    spans = (0.5, 1.0) if arguments.quick else (1.0, 4.0)
-    head = {
-        "device": jax.devices()[0].device_kind,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {n: version(n) for n in ("jax", "jaxlib", "numpy", "mne", "scikit-learn")},
-        "shapes": {"windows": list(eeg.shape), "sfreq": SFREQ, "lags": LAGS},
+    rows = fitting(eeg, calls) + applying(eeg, calls)
+    middle = {(row["task"], row["by"]): row["median_s"] for row in rows}
+    sums, solved, scikit, spline, _, lagged, _, mne = middle.values()
+    headline = {
+        "48 fits by scikit-learn over ours": 48 * scikit / (sums + solved),
+        "spline: MNE over ours": mne / spline,
+        "lagged_ridge, times real time": seconds / lagged,
     }
-    long = {f"{hours:g} h": long_recording(hours) for hours in spans}
-    print(f"{'':<46}{'first s':>9}{'median s':>10}{'min':>9}{'max':>9}{'x real time':>13}")
-    span = eeg.shape[0] * WINDOW / SFREQ
-    for name, f in figures.items():
-        speed = f"{span / f['median_s']:13,.0f}" if "pply" in name or "N" in name[:3] else ""
-        print(
-            f"{name:<46}{f['first_s']:9.3f}{f['median_s']:10.4f}{f['min_s']:9.4f}{f['max_s']:9.4f}{speed}"
-        )
-    for name, f in long.items():
-        print(
-            f"lagged ridge 16 -> 64 over {name}: {f['seconds']:.2f} s, {f['added_mb']:.0f} MB "
-            f"beyond the input of {f['input_mb']:.0f} MB"
-        )
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(head | {"figures": figures, "long": long}, file, indent=1)
+    rows += [long_recording(hours) for hours in ((0.5, 1.0) if options.quick else (1.0, 4.0))]
+    report.publish(
+        options,
+        __doc__,
+        rows,
+        names=ROW,
+        columns=("first_s", "real_time", "added_mb"),
+        headline=headline,
+        packages=("scikit-learn",),
+        shapes={"windows": list(eeg.shape), "sfreq": SFREQ, "lags": LAGS},
+    )
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ How few steps do is measured with a trained model, see `sampling_steps.py`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,9 +30,11 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch share
 import jax
 import jax.numpy as jnp
 import numpy as np
+import report
 import sampling_steps
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from eegsr_jax import throughput
 from eegsr_jax.diffusion.grid import leading_grid
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.interop import torch_srgdiff
@@ -52,6 +52,7 @@ CHANNELS, SAMPLES, LATENT, LENGTH, HIDDEN, BLOCKS, STEPS = 62, 800, 32, 400, 384
 OBSERVED = np.arange(0, CHANNELS, 2, dtype=np.int32)
 VOLT = 1e-6  # a microvolt
 COUNTS = (1, 2, 3, 5, 10, 20, 25, 50)
+ROW = ("batch", "steps", "by")
 CLOCK = time.process_time if "--processor-seconds" in sys.argv else time.perf_counter
 
 
@@ -91,7 +92,7 @@ class Ours:
 
     def __init__(self, params: PyTree):
         place = np.random.default_rng(0).standard_normal((CHANNELS, 3)).astype(np.float32)
-        self.params, self.compile_s = params, {}
+        self.params = params
         self.geometry = Geometry(  # where electrodes are plays no part
             observed=jnp.asarray(place[OBSERVED]),
             target=jnp.asarray(place),
@@ -112,15 +113,11 @@ class Ours:
         """What depends on no window."""
         return jax.jit(srgdiff_release(steps=steps).plan)(self.params, self.geometry)
 
-    def program(self, batch: int, steps: int) -> tuple[Any, Callable[[], float]]:
-        """Compiled, and the seconds of a call: windows on the device, noise drawn in it."""
-        plan, key = self.plan(steps), jax.random.key(0)
-        x = jnp.asarray(VOLT * eeg(batch))
-        lowered = jax.jit(srgdiff_release(steps=steps).apply).lower(plan, x, key)
-        begin = time.perf_counter()
-        program: Any = lowered.compile()
-        self.compile_s[f"B={batch}, {steps} steps"] = time.perf_counter() - begin
-        return program, timed(lambda: program(plan, x, key).mean.block_until_ready())
+    def program(self, batch: int, steps: int) -> tuple[throughput.Cost, Callable[[], float]]:
+        """Its cost, and the seconds of a call: windows on the device, noise drawn in it."""
+        given = self.plan(steps), jnp.asarray(VOLT * eeg(batch)), jax.random.key(0)
+        program, cost = throughput.compiled(srgdiff_release(steps=steps).apply, *given)
+        return cost, timed(lambda: program(*given).mean.block_until_ready())
 
 
 def eeg(batch: int) -> np.ndarray:
@@ -156,10 +153,10 @@ def timed(call: Callable[[], Any]) -> Callable[[], float]:
     return once
 
 
-def taking_turns(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Medians of the seconds that calls take, one after the other in each round."""
-    found = [{name: call() for name, call in calls.items()} for _ in range(rounds)]
-    return {name: statistics.median(one[name] for one in found) for name in calls}
+def medians(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Of the seconds of calls that take turns."""
+    found = report.taking_turns(calls, rounds)
+    return {name: throughput.spread(seconds).median_s for name, seconds in found.items()}
 
 
 def limits() -> dict[str, float]:
@@ -176,7 +173,7 @@ def limits() -> dict[str, float]:
     jobs["cache"] = (again(jnp.negative, 200), small)
     jobs["fft"] = (jax.jit(jnp.fft.rfft), rows)
     calls = {k: timed(lambda f=f, v=v: f(v).block_until_ready()) for k, (f, v) in jobs.items()}
-    found = taking_turns(calls, 9)
+    found = medians(calls, 9)
     return {
         "flop_per_s": 2 * 2048**3 / found["matmul"],
         "memory_byte_per_s": 4 * 2 * large.nbytes / found["memory"],
@@ -219,12 +216,12 @@ def shares(batch: int, steps: int, seconds: float, limit: dict[str, float]) -> d
 
 def compare(
     original: Original, ours: Ours, batch: int, first: int, rounds: int, counts: tuple[int, ...]
-) -> dict[str, Any]:
-    """Seconds at one batch size: ours with some numbers of steps, the original's `first` steps."""
+) -> list[dict[str, Any]]:
+    """Rows at one batch size: the original, of which `first` steps are timed, and ours."""
     programs = {n: ours.program(batch, n) for n in counts}
     kinds = {"original": False}
     if original.head["device"] == "cuda":
-        kinds["original compiled"] = True
+        kinds["original, compiled"] = True
     calls: dict[str, Callable[[], float]] = {}
     for name, compiled in kinds.items():
         original.seconds(batch, 1, compiled)
@@ -232,21 +229,26 @@ def compare(
         if first < STEPS:
             calls[f"{name}, ends"] = lambda c=compiled: original.seconds(batch, 0, c)
     calls |= {f"{n} steps": call for n, (_, call) in programs.items()}
-    found = taking_turns(calls, rounds)
-    if first < STEPS:
-        for name in kinds:
-            ends = found.pop(f"{name}, ends")
-            found[name] = ends + (found[name] - ends) * STEPS / first
-    memory = programs[STEPS][0].memory_analysis()
-    return {
-        "batch": batch,
-        "original_steps": first,
-        "seconds": found,
-        "windows_per_s": {name: batch / seconds for name, seconds in found.items()},
-        "speedup": {str(n): found["original"] / found[f"{n} steps"] for n in counts},
-        "temp_mb": memory.temp_size_in_bytes / 2**20,
-        "original_mb": original.peak_mb - original.head["held_mb"],
-    }
+    found = report.taking_turns(calls, rounds)
+    usual = {"batch": batch, "channels": CHANNELS, "samples": SAMPLES, "dtype": "float32"}
+    rows: list[dict[str, Any]] = []
+    for name in kinds:
+        seconds = found[name]
+        if first < STEPS:
+            ends = found[f"{name}, ends"]
+            pairs = zip(seconds, ends, strict=True)
+            seconds = [end + (whole - end) * STEPS / first for whole, end in pairs]
+        row = usual | {"steps": STEPS, "by": name} | report.measured(seconds)
+        rows.append(
+            row
+            | {"of_steps": first, "beyond_start_mb": original.peak_mb - original.head["held_mb"]}
+        )
+    theirs = rows[0]["median_s"]
+    for n, (cost, _) in programs.items():
+        row = usual | {"steps": n, "by": "ours"} | report.measured(found[f"{n} steps"])
+        row |= dataclasses.asdict(cost)
+        rows.append(row | {"speedup": theirs / row["median_s"]})
+    return [row | {"windows_per_s": batch / row["median_s"]} for row in rows]
 
 
 def half_precision(ours: Ours, batch: int, rounds: int) -> dict[str, float]:
@@ -259,7 +261,7 @@ def half_precision(ours: Ours, batch: int, rounds: int) -> dict[str, float]:
         plan = plan_steps(shape.condition, network, ours.params, grid, LENGTH)
         latents[name] = run(plan, *x)
         calls[name] = timed(lambda plan=plan: run(plan, *x).block_until_ready())
-    found = {f"{name}_s": seconds for name, seconds in taking_turns(calls, rounds).items()}
+    found = {f"{name}_s": seconds for name, seconds in medians(calls, rounds).items()}
     full, half = latents["float32"], latents["bfloat16"]
     deviation = float(jnp.linalg.norm(half - full) / jnp.linalg.norm(full))
     return found | {"batch": batch, "relative_deviation": deviation}
@@ -275,7 +277,7 @@ def over_devices(devices: int, batch: int, rounds: int) -> dict[str, float]:
         x = jax.device_put(VOLT * eeg(batch), NamedSharding(mesh, PartitionSpec("batch")))
         run = jax.jit(method.apply)
         call = timed(lambda: run(plan, x, None).mean.block_until_ready())
-        return {"devices": devices, "batch": batch, "seconds": taking_turns({"": call}, rounds)[""]}
+        return {"devices": devices, "batch": batch, "seconds": medians({"": call}, rounds)[""]}
 
 
 # ------------------------------------------------------------------------------------------ main
@@ -283,9 +285,7 @@ def over_devices(devices: int, batch: int, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print; write JSON when asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="minutes instead of half an hour")
+    parser = report.parser(__doc__)
     parser.add_argument("--store", type=Path, help="of real EEG to train on, not simulated")
     parser.add_argument("--golden", type=Path, help="a folder of more of the authors' arrays")
     parser.add_argument(
@@ -294,35 +294,31 @@ def main() -> None:
         help="on one core, and not by the clock: for a machine that others use too",
     )
     parser.add_argument("--devices", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.processor_seconds:
+    options = parser.parse_args()
+    if options.processor_seconds:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before JAX counts the cores
-    if arguments.devices:
-        jax.config.update("jax_num_cpu_devices", arguments.devices)
-        print(json.dumps(over_devices(arguments.devices, 32, 3)))
+    if options.devices:
+        jax.config.update("jax_num_cpu_devices", options.devices)
+        print(json.dumps(over_devices(options.devices, 32, 3)))
         return
     if find_spec("torch") is None:
         parser.error("the original needs PyTorch: pip install 'eegsr_jax[bench]'")
-    golden = [GOLDEN, *([arguments.golden] if arguments.golden else [])]
+    golden = [GOLDEN, *([options.golden] if options.golden else [])]
     with tempfile.TemporaryDirectory() as folder:
         original = Original(Path(folder), golden)
         try:
-            result = measure(original, Path(folder), arguments.quick, arguments.store)
+            measure(original, Path(folder), options)
         finally:
             original.close()
-    print(json.dumps({"headline": result["headline"]}))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1))
 
 
-def measure(original: Original, folder: Path, quick: bool, store: Path | None) -> dict[str, Any]:
+def measure(original: Original, folder: Path, options: argparse.Namespace) -> None:
     """All figures, printed as they come."""
-    ours, load, head = Ours.of(folder), os.getloadavg()[0], original.head
+    ours, head, quick = Ours.of(folder), original.head, options.quick
     error, limit = agree(ours, folder), limits()
     print(
-        f"{jax.devices()[0].device_kind}, {platform.machine()}, {os.cpu_count()} cores; torch on "
-        f"{head['device']}, {head['threads']} threads\n{len(head['errors'])} arrays of the "
-        f"authors: largest relative error {max(head['errors'].values()):.1e}; ours against the "
+        f"torch on {head['device']}, {head['threads']} threads; {len(head['errors'])} arrays of "
+        f"the authors: largest relative error {max(head['errors'].values()):.1e}; ours against the "
         f"original {error:.1e}\n" + ", ".join(f"{k} {x:.3g}" for k, x in limit.items()),
         flush=True,
     )
@@ -332,57 +328,48 @@ def measure(original: Original, folder: Path, quick: bool, store: Path | None) -
     if not quick:
         cases = ((1, 50, 21), (8, 50, 15), (32, 50, 7), (256, 5, 3))
     rows = []
-    names = ("B", "of 50", "steps", "original s", "ours s", "windows/s", "x")
-    print("{:>4}{:>6}{:>6}{:>12}{:>9}{:>11}{:>7}".format(*names))
+    speedup, reached = {}, {}
     for batch, first, rounds in cases:
-        own = counts if batch == 8 else (STEPS,)
-        row = compare(original, ours, batch, first, rounds, own)
-        row["shares"] = shares(batch, STEPS, row["seconds"][f"{STEPS} steps"], limit)
-        rows.append(row)
-        for n in own:
-            print(
-                f"{batch:>4}{first:>6}{n:>6}{row['seconds']['original']:>12.3f}"
-                f"{row['seconds'][f'{n} steps']:>9.4f}{row['windows_per_s'][f'{n} steps']:>11.1f}"
-                f"{row['speedup'][str(n)]:>7.1f}",
-                flush=True,
-            )
-        reached = ", ".join(f"{100 * x:.0f} % of {name}" for name, x in row["shares"].items())
-        print(
-            f"     {reached}; temporary memory {row['temp_mb']:.0f} MB, the original's beyond its "
-            f"start {row['original_mb']:.0f} MB",
-            flush=True,
-        )
+        counted_here = counts if batch == 8 else (STEPS,)
+        for row in compare(original, ours, batch, first, rounds, counted_here):
+            rows.append(row)
+            if row["by"] == "ours":
+                speedup[batch, row["steps"]] = row["speedup"]
+            print(f"{report.line(row, ROW)}, {row.get('speedup', 1):.1f} times", flush=True)
+        seconds = next(r["median_s"] for r in rows[::-1] if r["steps"] == STEPS and "speedup" in r)
+        reached[batch] = shares(batch, STEPS, seconds, limit)
+        print("   ", ", ".join(f"{100 * x:.0f} % of {name}" for name, x in reached[batch].items()))
     precision = half_precision(ours, 8, 3 if quick else 15)
     print("gates in bfloat16:", json.dumps(precision))
-    data = sampling_steps.windows(store, 48 if quick else 160)
+    data = sampling_steps.windows(options.store, 48 if quick else 160)
     steps = sampling_steps.sweep("srgdiff_release", data, quick, counts)
     print(sampling_steps.table(steps), flush=True)
     devices = [] if quick else [apart("--devices", str(n)) for n in (1, 2)]
-    few, by_batch = steps["few_steps"], {row["batch"]: row["speedup"] for row in rows}
-    loads = [load, os.getloadavg()[0]]
-    print(f"devices: {devices}; load of the machine before and after: {loads}")
-    return {
-        "headline": {
-            "sampling_speedup_b8": by_batch[8][str(STEPS)],
-            "sampling_speedup_b32": by_batch[32][str(STEPS)],
-            "few_step_speedup": by_batch[8][str(few)],
-            "few_steps": few,
-        },
-        "device": jax.devices()[0].device_kind,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {n: version(n) for n in ("jax", "jaxlib", "numpy", "torch")},
-        "original": head,
-        "error": error,
-        "limits": limit,
-        "counted_per_window": counted(STEPS),
-        "rows": rows,
-        "precision": precision,
-        "steps": [steps],
-        "devices": devices,
-        "compile_s": ours.compile_s,
-        "load_average": loads,
-        "clock": CLOCK.__name__,
+    few = steps["few_steps"]
+    headline = {
+        "sampling_speedup_b8": speedup[8, STEPS],
+        "sampling_speedup_b32": speedup[32, STEPS],
+        "few_step_speedup": speedup[8, few],
+        "few_steps": few,
     }
+    report.publish(
+        options,
+        __doc__,
+        rows,
+        names=ROW,
+        columns=("of_steps", "speedup", "windows_per_s", "beyond_start_mb"),
+        headline=headline,
+        packages=("torch",),
+        original=head,
+        error=error,
+        limits=limit,
+        shares=reached,
+        counted_per_window=counted(STEPS),
+        precision=precision,
+        steps=[steps],
+        devices=devices,
+        clock=CLOCK.__name__,
+    )
 
 
 def apart(*flags: str) -> Any:

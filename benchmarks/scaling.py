@@ -14,21 +14,25 @@ measurement; docs/scaling.md has the formula.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
 import math
 import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
+import report
 from jax.sharding import PartitionSpec
 
 from eegsr_jax import geometry, methods
 from eegsr_jax.distributed import make_mesh, start_processes
 from eegsr_jax.methods.base import GradientStage
+from eegsr_jax.throughput import compiled
 from eegsr_jax.training.gradient import start, step
 from eegsr_jax.training.loop import nameless
 
@@ -41,6 +45,7 @@ METHODS = {
 BATCHES = (1, 2, 4, 8)
 FLOATS = (1_000, 20_000, 100_000, 500_000, 5_000_000)
 DEVICES = (1, 8, 64, 512)
+ROW = ("what", "size", "by")
 
 
 def line(x, y) -> tuple[float, float]:
@@ -52,23 +57,18 @@ def line(x, y) -> tuple[float, float]:
     return min(possible, key=lambda p: float(np.sum((1 - (p[0] + p[1] * x) / y) ** 2)))
 
 
-def least_seconds(call, rounds: int) -> float:
-    """Of a call that has been compiled; others who use the machine only ever add to it."""
+def timed(call: Callable[[], Any], rounds: int) -> list[float]:
+    """Seconds of a call that has been compiled; others who use the machine only ever add to it."""
     call()
-    times = []
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    return min(times)
+    seconds = report.clock(call)
+    return [seconds() for _ in range(rounds)]
 
 
-def step_row(name: str, stage: GradientStage, params, where, rounds: int) -> dict:
+def step_line(name: str, stage: GradientStage, params, where, rounds: int) -> dict:
     """Seconds of a step for each batch size, and their line."""
     batches = BATCHES if rounds >= 10 else BATCHES[::3]
     generator = np.random.default_rng(0)
-    key, seconds = jax.random.key(0), []
-    run = jax.jit(lambda *given: step(stage, STEPS, *given))
+    key, rows = jax.random.key(0), []
     for size in batches:
         eeg = generator.standard_normal((size, len(where.target), SAMPLES)).astype(np.float32)
         batch = {"eeg": 1e-5 * eeg}
@@ -76,17 +76,20 @@ def step_row(name: str, stage: GradientStage, params, where, rounds: int) -> dic
             keys = jax.random.split(jax.random.key(1), size)
             batch |= jax.jit(stage.derive)(params, batch | {"key": keys}, where)
         given = start(stage, params, STEPS), params, batch, key, where
-        seconds.append(least_seconds(lambda g=given: jax.block_until_ready(run(*g)), rounds))
-    fixed, each = line(batches, seconds)
+        run, cost = compiled(functools.partial(step, stage, STEPS), *given)
+        seconds = timed(functools.partial(run, *given), rounds)
+        row = {"what": f"{name}: {stage.name}", "size": size, "by": "step"}
+        row |= {"dtype": "float32"} | report.measured(seconds) | dataclasses.asdict(cost)
+        rows.append(row | {"least_s": min(seconds)})
+    fixed, each = line(batches, [row["least_s"] for row in rows])
     own = {entry: params[entry] for entry in stage.trainable}
     size = sum(x.nbytes for x in jax.tree.leaves(own))
-    row = {"method": name, "stage": stage.name, "batch_size": stage.batch_size, "bytes": size}
-    row |= {"batches": batches}
-    return row | {"seconds": seconds, "fixed_s": fixed, "window_s": each}
+    found = {"method": name, "stage": stage.name, "batch_size": stage.batch_size, "bytes": size}
+    return found | {"fixed_s": fixed, "window_s": each, "rows": rows}
 
 
 def steps(rounds: int):
-    """A row for each stage with gradients of `METHODS`, at 64 electrodes of which 16 are seen."""
+    """Of each stage with gradients of `METHODS`, at 64 electrodes of which 16 are seen."""
     cap = geometry.montage("biosemi64")
     where = geometry.make_geometry(list(cap)[::4], list(cap), cap)
     for name, options in METHODS.items():
@@ -94,10 +97,10 @@ def steps(rounds: int):
         params = method.init(jax.random.key(0), where, method.window)
         for stage in method.stages:
             if isinstance(stage, GradientStage):
-                yield step_row(name, stage, params, nameless(where), rounds)
+                yield step_line(name, stage, params, nameless(where), rounds)
 
 
-def sums(process: int, port: int, rounds: int) -> list[float]:
+def sums(process: int, port: int, rounds: int) -> list[list[float]]:
     """Seconds of adding up arrays of `FLOATS` numbers over two processes; one of the two."""
     start_processes(f"127.0.0.1:{port}", process, 2, timeout=60)
     mesh, seconds = make_mesh("windows:2"), []
@@ -112,7 +115,7 @@ def sums(process: int, port: int, rounds: int) -> list[float]:
                 lambda x: jax.lax.psum(x, "windows"), mesh=mesh, in_specs=own, out_specs=whole
             )
         )
-        seconds.append(least_seconds(lambda f=added, x=x: f(x).block_until_ready(), rounds))
+        seconds.append(timed(functools.partial(added, x), rounds))
     return seconds
 
 
@@ -127,9 +130,12 @@ def links(rounds: int) -> dict:
         for n in range(2)
     ]
     said = [process.communicate(timeout=300)[0] for process in running]
-    seconds = json.loads(said[0].splitlines()[-1])
-    fixed, each = line([4 * count for count in FLOATS], seconds)
-    return {"bytes": [4 * n for n in FLOATS], "seconds": seconds, "fixed_s": fixed, "byte_s": each}
+    rows = []
+    for count, seconds in zip(FLOATS, json.loads(said[0].splitlines()[-1]), strict=True):
+        row = {"what": "sum over 2 processes", "size": 4 * count, "by": "gloo", "dtype": "float32"}
+        rows.append(row | report.measured(seconds) | {"least_s": min(seconds)})
+    fixed, each = line([row["size"] for row in rows], [row["least_s"] for row in rows])
+    return {"fixed_s": fixed, "byte_s": each, "rows": rows}
 
 
 def predicted(row: dict, link: dict, devices: int) -> dict:
@@ -154,37 +160,45 @@ def predicted(row: dict, link: dict, devices: int) -> dict:
 
 def main() -> None:
     """Measure, predict and print; write JSON when asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="three rounds, two batch sizes")
+    parser = report.parser(__doc__)
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    rounds = 3 if arguments.quick else 10
-    if arguments.process is not None:
-        print(json.dumps(sums(arguments.process, arguments.port, rounds)))
+    options = parser.parse_args()
+    rounds = 3 if options.quick else 10
+    if options.process is not None:
+        print(json.dumps(sums(options.process, options.port, rounds)))
         return
     link = links(rounds)
+    rows, lines, headline = link.pop("rows"), [], {}
     print(f"sum over 2 processes: {1e3 * link['fixed_s']:.2f} ms + {1e9 * link['byte_s']:.2f} ns/B")
     print(f"{'stage':<26}{'batch':>6}{'kB':>8}{'ms a step':>11}{'ms a window':>12}", flush=True)
-    rows = []
-    for row in steps(rounds):
-        row["predicted"] = [predicted(row, link, devices) for devices in DEVICES]
-        rows.append(row)
-        name = f"{row['method']}: {row['stage']}"
+    for found in steps(rounds):
+        rows += found.pop("rows")
+        found["predicted"] = [predicted(found, link, devices) for devices in DEVICES]
+        lines.append(found)
+        name = f"{found['method']}: {found['stage']}"
+        headline[f"{name}, times as fast on 8 devices, predicted"] = found["predicted"][1]["times"]
         print(
-            f"{name:<26}{row['batch_size']:>6}{row['bytes'] / 1e3:>8.0f}"
-            f"{1e3 * row['fixed_s']:>11.1f}{1e3 * row['window_s']:>12.1f}"
+            f"{name:<26}{found['batch_size']:>6}{found['bytes'] / 1e3:>8.0f}"
+            f"{1e3 * found['fixed_s']:>11.1f}{1e3 * found['window_s']:>12.1f}"
         )
-        for found in row["predicted"]:
+        for one in found["predicted"]:
             print(
-                f"{found['devices']:>12} devices, {found['used']} used: "
-                f"{1e3 * found['seconds']:.1f} ms, {found['times']:.1f} times as fast; beside the "
-                f"windows most is {found['most_beside_windows']}",
+                f"{one['devices']:>12} devices, {one['used']} used: "
+                f"{1e3 * one['seconds']:.1f} ms, {one['times']:.1f} times as fast; beside the "
+                f"windows most is {one['most_beside_windows']}",
                 flush=True,
             )
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"link": link, "rows": rows}, indent=1))
+    report.publish(
+        options,
+        __doc__,
+        rows,
+        names=ROW,
+        columns=("least_s",),
+        headline=headline,
+        link=link,
+        lines=lines,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Claim: a 20-ms chunk of a stream takes well under 5 ms, and only the filter's phase is lost.
 
-    python benchmarks/streaming.py [--quick] [--json FILE] [--out FILE.md] [--recordings=FOLDER]
+    python benchmarks/streaming.py [--quick] [--json FILE] [--recordings=FOLDER]
 
 16 of 64 channels in, 64 out, mean and error bars, at 160 and 250 Hz: `eegsr_jax.Stream.push` of
 chunks of 20 ms, NumPy in and out, one after another, and at the pace of a recording (when caches
@@ -15,20 +15,16 @@ each subject's own map from runs 4 and 8, filtered without phase, on run 12, off
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import report
 
 from eegsr_jax import geometry, layouts, methods
 from eegsr_jax.data.causal import CausalFilter
@@ -46,6 +42,7 @@ NAMES = (
 ).split()
 CHUNK = 0.02  # seconds
 WINDOW = 320  # samples, of training
+ROW = ("sfreq", "what", "chunks")
 MADE = {
     "ridge": methods.ridge(),
     "lagged_ridge": methods.lagged_ridge(6),
@@ -62,28 +59,25 @@ def cap() -> geometry.Geometry:
 
 
 def latencies(call: Callable, chunks: list[np.ndarray], paced: bool) -> dict[str, float]:
-    """Milliseconds from a chunk's arrival to the result as NumPy arrays."""
+    """From a chunk's arrival to the result as NumPy arrays; what is rare in milliseconds."""
     wall, processor, begin = [], [], time.perf_counter()
     for number, chunk in enumerate(chunks):
         if paced:
             time.sleep(max(begin + (number + 1) * CHUNK - time.perf_counter(), 0))
         start, busy = time.perf_counter(), time.process_time()
         call(chunk)
-        wall.append(1e3 * (time.perf_counter() - start))
-        processor.append(1e3 * (time.process_time() - busy))
-    median, p99 = np.percentile(wall, (50, 99))
-    return {
-        "chunks": len(wall),
-        "median_ms": float(median),
-        "p99_ms": float(p99),
-        "jitter_ms": statistics.pstdev(wall),
-        "max_ms": max(wall),
-        "processor_p99_ms": float(np.percentile(processor, 99)),
+        wall.append(time.perf_counter() - start)
+        processor.append(time.process_time() - busy)
+    return report.measured(wall) | {
+        "p99_ms": 1e3 * float(np.percentile(wall, 99)),
+        "jitter_ms": 1e3 * statistics.pstdev(wall),
+        "max_ms": 1e3 * max(wall),
+        "processor_p99_ms": 1e3 * float(np.percentile(processor, 99)),
     }
 
 
 def speed(sfreq: float, count: int, paced_count: int) -> Iterator[dict[str, Any]]:
-    """A row for every method at one sampling rate, and for what stands beside them."""
+    """Two rows for every method at one sampling rate, and for what stands beside them."""
     where, rng = cap(), np.random.default_rng(0)
     edges = np.round(np.arange(count + 1) * CHUNK * sfreq).astype(int)
     chunks = [
@@ -107,29 +101,10 @@ def speed(sfreq: float, count: int, paced_count: int) -> Iterator[dict[str, Any]
         call, delay = make()
         seconds = time.perf_counter() - begin
         latencies(call, chunks[:50], False)
-        yield {
-            "sfreq": sfreq,
-            "what": name,
-            "start_s": seconds,
-            "delay_ms": 1e3 * delay / sfreq,
-            "in a row": latencies(call, chunks, False),
-            "at pace": latencies(call, chunks[:paced_count], True),
-        }
-
-
-def latency_table(rows: list[dict[str, Any]]) -> str:
-    """In Markdown."""
-    keys = ("median_ms", "p99_ms", "jitter_ms", "max_ms", "processor_p99_ms")
-    head = ["Hz", "", "context, ms", "chunks", "median", "p99", "jitter", "max", "processor p99"]
-    lines = [head]
-    for row in rows:
-        first = [f"{row['sfreq']:g}", row["what"], f"{row['delay_ms']:.1f}"]
-        for how in ("in a row", "at pace"):
-            found = row[how]
-            numbers = [f"{found[key]:.2f}" for key in keys]
-            lines.append([*first, f"{found['chunks']} {how}", *numbers])
-            first = ["", "", ""]
-    return markdown_grid(lines)
+        row = {"sfreq": sfreq, "what": name, "start_s": seconds, "dtype": "float32"}
+        row |= {"context_ms": 1e3 * delay / sfreq}
+        yield row | {"chunks": "in a row"} | latencies(call, chunks, False)
+        yield row | {"chunks": "at pace"} | latencies(call, chunks[:paced_count], True)
 
 
 def accuracy(folder: Path) -> Iterator[dict[str, Any]]:
@@ -204,37 +179,35 @@ def accuracy_table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure and print; write JSON and the tables when asked."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer chunks")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--out", type=Path)
+    """Measure and print; write JSON when asked."""
+    parser = report.parser(__doc__)
     parser.add_argument("--recordings", type=Path)
-    arguments = parser.parse_args()
-    count, paced = (500, 50) if arguments.quick else (5000, 1000)
-    rows = [row for sfreq in (160.0, 250.0) for row in speed(sfreq, count, paced)]
-    tables = [latency_table(rows)]
-    report: dict[str, Any] = {
-        "headline": {
-            f"{row['what']} at {row['sfreq']:g} Hz, p99 ms": row["in a row"]["p99_ms"]
-            for row in rows
-        },
-        "device": jax.devices()[0].device_kind,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "versions": {n: version(n) for n in ("jax", "jaxlib", "numpy", "scipy")},
-        "shapes": {"inputs": 16, "targets": 64, "chunk_s": CHUNK, "dtype": "float32"},
-        "load_average": os.getloadavg()[0],
-        "rows": rows,
+    options = parser.parse_args()
+    count, paced = (500, 50) if options.quick else (5000, 1000)
+    rows = []
+    for sfreq in (160.0, 250.0):
+        for row in speed(sfreq, count, paced):
+            rows.append(row)
+            print(f"{report.line(row, ROW)}, p99 {row['p99_ms']:.2f} ms", flush=True)
+    headline = {
+        f"{row['what']} at {row['sfreq']:g} Hz, p99 ms": row["p99_ms"]
+        for row in rows
+        if row["what"] in MADE and row["chunks"] == "in a row"
     }
-    if arguments.recordings:
-        report["accuracy"] = list(accuracy(arguments.recordings))
-        tables.append(accuracy_table(report["accuracy"]))
-    print("\n\n".join(tables))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1))
-    if arguments.out:
-        arguments.out.write_text("\n\n".join(tables) + "\n")
+    found = list(accuracy(options.recordings)) if options.recordings else []
+    if found:
+        print(accuracy_table(found))
+    report.publish(
+        options,
+        __doc__,
+        rows,
+        names=ROW,
+        columns=("context_ms", "p99_ms", "jitter_ms", "max_ms", "processor_p99_ms"),
+        headline=headline,
+        packages=("scipy",),
+        shapes={"inputs": 16, "targets": 64, "chunk_s": CHUNK},
+        accuracy=found,
+    )
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ output is waited for. The limits are measured too, by a matrix product and a cop
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eegsr_jax.errors import ConfigError
+from eegsr_jax.flop import flop
 from eegsr_jax.methods.base import Method
 from eegsr_jax.typing import PyTree
 
@@ -40,37 +42,56 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Throughput:
+class Cost:
+    """What a compiled call costs before it runs, and what it needs.
+
+    Attributes:
+      trace_s, lower_s, compile_s: seconds, once.
+      flop, byte: of a call: operations as `flop.flop` counts them; what they read and write as XLA
+        counts it, which takes the body of a loop once, as many times as it does of operations.
+      temporary_byte, argument_byte: memory beyond inputs and outputs; of the arguments.
+    """
+
+    trace_s: float
+    lower_s: float
+    compile_s: float
+    flop: float
+    byte: float
+    temporary_byte: int
+    argument_byte: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """What was found of the seconds of calls.
+
+    Attributes:
+      calls: that were timed.
+      median_s, p10_s, p90_s: seconds of a call.
+    """
+
+    calls: int
+    median_s: float
+    p10_s: float
+    p90_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput(Cost, Times):
     """One function with batches of one size.
 
     Attributes:
       function: "apply" or "draw".
       batch: windows in a call.
-      trace_s, lower_s, compile_s: seconds, once.
-      calls: that were timed.
-      median_s, p10_s, p90_s: seconds of a call.
       windows_per_s: from the median.
       real_time: seconds of EEG for each second, from the median.
-      flop, byte: of a call as XLA counts them: the body of a loop once, however often it runs.
-      temporary_byte, argument_byte: memory beyond inputs and outputs; of plan and windows.
-      flop_share, byte_share: of the limits, by XLA's counts, so at least.
+      flop_share, byte_share: of the limits; caches spare much of the second, which may exceed 1.
     """
 
     function: str
     batch: int
-    trace_s: float
-    lower_s: float
-    compile_s: float
-    calls: int
-    median_s: float
-    p10_s: float
-    p90_s: float
     windows_per_s: float
     real_time: float
-    flop: float
-    byte: float
-    temporary_byte: int
-    argument_byte: int
     flop_share: float
     byte_share: float
 
@@ -81,8 +102,8 @@ def limits() -> Limits:
     product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
     long = jnp.ones(_LENGTH)
     copy = jax.jit(jnp.negative)
-    flop = 2 * _SIDE**3 / statistics.median(_seconds(lambda: product(a)))
-    return Limits(flop=flop, byte=2 * long.nbytes / statistics.median(_seconds(lambda: copy(long))))
+    speed = 2 * _SIDE**3 / statistics.median(seconds(lambda: product(a)))
+    return Limits(flop=speed, byte=2 * long.nbytes / statistics.median(seconds(lambda: copy(long))))
 
 
 def measure(
@@ -116,6 +137,22 @@ def measure(
     noise = np.random.default_rng(0).standard_normal(shape, np.float32)
     arguments = plan, jnp.asarray(_VOLT * noise), jax.random.split(jax.random.key(0), batch)
     function: Any = method.draw if draw else method.apply
+    program, cost = compiled(function, *arguments)
+    times = spread(seconds(lambda: program(*arguments)))
+    return Throughput(
+        function="draw" if draw else "apply",
+        batch=batch,
+        windows_per_s=batch / times.median_s,
+        real_time=batch * samples / sfreq / times.median_s,
+        flop_share=cost.flop / times.median_s / limit.flop,
+        byte_share=cost.byte / times.median_s / limit.byte,
+        **dataclasses.asdict(cost),
+        **dataclasses.asdict(times),
+    )
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], Cost]:
+    """The program of a function, jitted or not, for such arguments, and what it costs."""
     clock = [time.perf_counter()]
 
     def took(made: Any) -> Any:
@@ -125,34 +162,23 @@ def measure(
     traced = took(jax.jit(function).trace(*arguments))
     lowered = took(traced.lower())
     program = took(lowered.compile())
-    found = sorted(_seconds(lambda: program(*arguments)))
     trace, lower, compile_s = np.diff(clock)
-    median = statistics.median(found)
     cost, memory = program.cost_analysis() or {}, program.memory_analysis()
-    flop, byte = (max(float(cost.get(k, 0.0)), 0.0) for k in ("flops", "bytes accessed"))
-    return Throughput(
-        function="draw" if draw else "apply",
-        batch=batch,
+    found, byte = (max(float(cost.get(k, 0.0)), 0.0) for k in ("flops", "bytes accessed"))
+    operations = flop(function, *arguments)
+    return program, Cost(
         trace_s=float(trace),
         lower_s=float(lower),
         compile_s=float(compile_s),
-        calls=len(found),
-        median_s=median,
-        p10_s=found[len(found) // 10],
-        p90_s=found[-1 - len(found) // 10],
-        windows_per_s=batch / median,
-        real_time=batch * samples / sfreq / median,
-        flop=flop,
-        byte=byte,
+        flop=operations,
+        byte=byte * (max(operations / found, 1.0) if found else 1.0),
         temporary_byte=memory.temp_size_in_bytes,
         argument_byte=memory.argument_size_in_bytes,
-        flop_share=flop / median / limit.flop,
-        byte_share=byte / median / limit.byte,
     )
 
 
-def _seconds(call: Callable[[], Any]) -> list[float]:
-    """Of calls, one after the other, after two that warm up."""
+def seconds(call: Callable[[], Any]) -> list[float]:
+    """Of calls, one after the other, after two that warm up; outputs are waited for."""
     for _ in range(2):
         jax.block_until_ready(call())
     found: list[float] = []
@@ -163,7 +189,19 @@ def _seconds(call: Callable[[], Any]) -> list[float]:
     return found
 
 
-def knee(rows: list[Throughput], share: float = 0.9) -> int:
+def spread(found: Iterable[float]) -> Times:
+    """Of the seconds of calls."""
+    order = sorted(found)
+    tail = len(order) // 10
+    return Times(
+        calls=len(order),
+        median_s=statistics.median(order),
+        p10_s=order[tail],
+        p90_s=order[-1 - tail],
+    )
+
+
+def knee(windows_per_s: Mapping[int, float], share: float = 0.9) -> int:
     """The smallest batch with at least `share` of the highest number of windows a second."""
-    most = max(row.windows_per_s for row in rows)
-    return min(row.batch for row in rows if row.windows_per_s >= share * most)
+    most = max(windows_per_s.values())
+    return min(batch for batch, speed in windows_per_s.items() if speed >= share * most)

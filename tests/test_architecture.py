@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "reconstruct": METHODS | {"data", "training"},
     "streaming": METHODS | {"training"},
     "lsl": GROUND,
-    "throughput": METHODS,
+    "throughput": METHODS | {"flop"},
 }
 MAY_IMPORT["commands"] = set(MAY_IMPORT)
 

@@ -100,12 +100,13 @@ def test_a_sweep_on_simulated_eeg(script, monkeypatch):
 
 
 def test_calls_take_turns_and_medians_are_of_each(script):
-    sampling = script("sampling")
+    report = script("report")
     order, seconds = [], iter([3.0, 30.0, 1.0, 10.0, 2.0, 20.0])
 
     def call(name):
         order.append(name)
         return next(seconds)
 
-    found = sampling.taking_turns({"a": lambda: call("a"), "b": lambda: call("b")}, 3)
+    turns = report.taking_turns({"a": lambda: call("a"), "b": lambda: call("b")}, 3)
+    found = {name: report.measured(seconds)["median_s"] for name, seconds in turns.items()}
     assert order == list("ababab") and found == {"a": 2.0, "b": 20.0}

@@ -4,7 +4,7 @@ eegsr bench RUN [--batches=1,8,64] [--seconds=2] [--json=FILE]
 
 Compiling apart from running, at least 20 calls for each batch size, inputs on the device. `draw`
 has rows of its own where the method draws. The shares are of a matrix product and of a copy that
-are measured first; XLA counts the body of a loop once, so a sampler's are higher than they look.
+are measured first. Operations are counted loop by loop; caches may spare more than a copy can do.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def run(values: flags.FlagValues, folder: str) -> None:
         for shape in shapes:
             rows.append(measure(method, plan, shape, card.sfreq, limit, draw=draw))
             print(f"  {_line(rows[-1])}", flush=True)
-    best = knee([row for row in rows if row.function == "apply"])
+    best = knee({row.batch: row.windows_per_s for row in rows if row.function == "apply"})
     print(f"from {best} windows a call on, apply is within a tenth of its fastest")
     if out:
         report = {

@@ -18,7 +18,7 @@ from eegsr_jax.flop import flop
 from eegsr_jax.geometry import Geometry, make_geometry
 from eegsr_jax.layouts import layout
 from eegsr_jax.methods.base import GradientStage, Method, MomentStage
-from eegsr_jax.throughput import Limits, limits
+from eegsr_jax.throughput import Limits, compiled, limits
 from eegsr_jax.training.gradient import compiled_step, start
 from eegsr_jax.training.loop import check_binding, nameless
 from eegsr_jax.training.run import Experiment, one_method
@@ -123,17 +123,13 @@ def _batch(count: int, channels: int, samples: int) -> dict[str, Any]:
 
 
 def _program(function: Any, *arguments: Any) -> dict[str, Any]:
-    """What a jitted function takes, of `StageForecast`."""
-    compiled = function.lower(*arguments).compile()
-    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
-    count = flop(function, *arguments)
-    # XLA takes the body of a loop once: of its bytes we take as many times as of its operations.
-    times = max(count / cost["flops"], 1.0) if cost.get("flops", 0.0) > 0 else 1.0
+    """What a function takes, of `StageForecast`."""
+    _, cost = compiled(function, *arguments)
     return {
-        "step_flop": count,
-        "step_byte": times * max(cost.get("bytes accessed", 0.0), 0.0),
-        "state_byte": memory.argument_size_in_bytes,
-        "temporary_byte": memory.temp_size_in_bytes,
+        "step_flop": cost.flop,
+        "step_byte": cost.byte,
+        "state_byte": cost.argument_byte,
+        "temporary_byte": cost.temporary_byte,
     }
 
 
@@ -149,7 +145,7 @@ def _closed(stage: MomentStage, params: PyTree, where: Geometry, task: Task) -> 
     shape = jax.eval_shape(stage.start, params, where)
     with jax.enable_x64(True):  # true zeros: as a mere shape JAX would take float64 for float32
         sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
-    step = _program(jax.jit(stage.update), params, sums, batch, where)
+    step = _program(stage.update, params, sums, batch, where)
     return StageForecast(
         name="closed form",
         trained=numbers(sums),
@@ -277,7 +273,7 @@ def forecast_lines(name: str, experiment: Experiment) -> list[str]:
         )
     plan = jax.eval_shape(method.plan, params, jax.eval_shape(lambda: nameless(where)))
     observed = jax.ShapeDtypeStruct((task.batch_size, given, samples), jnp.float32)
-    row = _program(jax.jit(method.apply), plan, observed, _KEY)
+    row = _program(method.apply, plan, observed, _KEY)
     spent = _seconds(row["step_flop"], row["step_byte"], limit)
     held = f"{(row['state_byte'] + row['temporary_byte']) / 1e6:,.0f}"
     cost = f"{row['step_flop'] / 1e9:.3g}"

@@ -58,7 +58,7 @@ def test_it_is_what_training_takes(name, where):
         memory, cost = program.memory_analysis(), program.cost_analysis()
         assert memory is not None and cost is not None
         assert found.state_byte == memory.argument_size_in_bytes
-        assert found.temporary_byte == memory.temp_size_in_bytes
+        assert found.temporary_byte == pytest.approx(memory.temp_size_in_bytes, rel=0.01)
         # XLA takes some operations twice where that spares memory, and loops once.
         assert found.step_flop >= 0.5 * cost["flops"]
         assert found.once_flop > 0  # it validates
