@@ -190,9 +190,9 @@ def main() -> None:
             rows.append(row)
             print(f"{report.line(row, ROW)}, p99 {row['p99_ms']:.2f} ms", flush=True)
     headline = {
-        f"{row['what']} at {row['sfreq']:g} Hz, p99 ms": row["p99_ms"]
+        f"{row['what']} at {row['sfreq']:g} Hz, p99 at pace, ms": row["p99_ms"]
         for row in rows
-        if row["what"] in MADE and row["chunks"] == "in a row"
+        if row["what"] in MADE and row["chunks"] == "at pace"
     }
     found = list(accuracy(options.recordings)) if options.recordings else []
     if found:
