@@ -32,7 +32,7 @@ from eegsr_jax.evaluation.snapshot import samples_at, write_snapshot
 from eegsr_jax.evaluation.viewer import write_viewer
 from eegsr_jax.geometry import Geometry, standard_name
 from eegsr_jax.methods.base import Method
-from eegsr_jax.training.forecast import forecast_lines
+from eegsr_jax.training import forecast_page
 from eegsr_jax.training.run import Card, load, load_card
 from eegsr_jax.typing import PyTree
 
@@ -69,7 +69,7 @@ def run(values: flags.FlagValues, folder: str) -> None:
     if Path(folder).suffix == ".py":
         if values.field or values.png:
             raise ConfigError(f"{folder}: a config has no field yet; train it, and give the run")
-        print("\n".join(forecast_lines(folder, config.load(folder, values["set"].value or ()))))
+        print(forecast_page.page(folder, config.load(folder, values["set"].value or ())))
         return
     wanted = {"field": ".html", "png": ".png"}
     named = {name: str(values[name].value or "") for name in wanted}

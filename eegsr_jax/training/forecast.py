@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from eegsr_jax.data import datasets
-from eegsr_jax.data.recording import Recording
-from eegsr_jax.distributed import GAUSSIANS, WINDOWS, along, make_mesh
+from eegsr_jax.distributed import GAUSSIANS, WINDOWS, along
 from eegsr_jax.flop import flop
-from eegsr_jax.geometry import Geometry, make_geometry
-from eegsr_jax.layouts import layout
+from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage, Method, MomentStage
-from eegsr_jax.throughput import Limits, compiled, limits
+from eegsr_jax.throughput import Limits, compiled
 from eegsr_jax.training.gradient import compiled_step, start
-from eegsr_jax.training.loop import check_binding, nameless
-from eegsr_jax.training.run import Experiment, one_method
+from eegsr_jax.training.loop import nameless
 from eegsr_jax.training.sharding import check_mesh, specs
 from eegsr_jax.typing import PyTree
 
@@ -43,41 +37,52 @@ class Task(NamedTuple):
     batch_size: int
 
 
+class Work(NamedTuple):
+    """A call of a function, on each device.
+
+    Attributes:
+      flop: operations.
+      byte: of all operands in memory, most of which caches spare.
+      argument_byte: of what it is given.
+      temporary_byte: beyond that, as XLA plans it.
+    """
+
+    flop: float
+    byte: float
+    argument_byte: int
+    temporary_byte: int
+
+    def seconds(self, limit: Limits) -> tuple[float, float]:
+        """By arithmetic alone, and with every operand fetched from memory."""
+        least = self.flop / limit.flop
+        return least, least + self.byte / limit.byte
+
+
 class StageForecast(NamedTuple):
-    """One stage, on each device.
+    """One stage.
 
     Attributes:
       name: of a gradient stage; "closed form".
       trained: numbers that it changes; of a closed form those of the sums that it takes.
       steps: at most; of a closed form the batches of a pass.
       batch: windows a step, of all devices.
-      step_flop, step_byte: operations of a step, and what its operands are in memory, most of which
-        caches spare.
+      step: what it takes; its arguments are params, their average, the optimiser's memory, windows.
       once_flop: of what is not of a step: validation, what is derived, solving.
-      state_byte: params, their average, the optimiser's memory and the step's inputs.
-      temporary_byte: beyond these, as XLA plans it.
-      lies: axis of the mesh -> what is spread over it, for people.
+      lies: axis of the mesh -> what a device has of what is spread over it, for people.
     """
 
     name: str
     trained: int
     steps: int
     batch: int
-    step_flop: float
-    step_byte: float
+    step: Work
     once_flop: float
-    state_byte: int
-    temporary_byte: int
     lies: dict[str, str]
 
     def seconds(self, limit: Limits) -> tuple[float, float]:
-        """Of a step: by arithmetic alone, and with every operand fetched from memory."""
-        return _seconds(self.step_flop, self.step_byte, limit)
-
-    def in_all(self, limit: Limits) -> tuple[float, float]:
-        """Seconds of the whole stage, as of a step; what is done once counts as steps do."""
-        steps = self.steps + (self.once_flop / self.step_flop if self.step_flop else 0.0)
-        least, most = self.seconds(limit)
+        """Of the whole stage, as `Work.seconds`; operations of once take what those of steps do."""
+        steps = self.steps + (self.once_flop / self.step.flop if self.step.flop else 0.0)
+        least, most = self.step.seconds(limit)
         return steps * least, steps * most
 
 
@@ -95,8 +100,7 @@ def forecast(
     Raises:
       MethodError: a mesh that does not fit a stage.
     """
-    params = shapes(method, geometry)
-    where = jax.eval_shape(lambda: nameless(geometry))
+    params, where = shapes(method, geometry), _nameless(geometry)
     return [
         _closed(stage, params, where, task)
         if isinstance(stage, MomentStage)
@@ -122,20 +126,20 @@ def _batch(count: int, channels: int, samples: int) -> dict[str, Any]:
     }
 
 
-def _program(function: Any, *arguments: Any) -> dict[str, Any]:
-    """What a function takes, of `StageForecast`."""
+def reconstructing(method: Method, geometry: Geometry, count: int, samples: int) -> Work:
+    """What `apply` takes for so many windows."""
+    plan = jax.eval_shape(method.plan, shapes(method, geometry), _nameless(geometry))
+    observed = _batch(count, geometry.observed.shape[0], samples)["eeg"]
+    return _work(method.apply, plan, observed, _KEY)
+
+
+def _nameless(geometry: Geometry) -> Geometry:
+    return jax.eval_shape(lambda: nameless(geometry))
+
+
+def _work(function: Any, *arguments: Any) -> Work:
     _, cost = compiled(function, *arguments)
-    return {
-        "step_flop": cost.flop,
-        "step_byte": cost.byte,
-        "state_byte": cost.argument_byte,
-        "temporary_byte": cost.temporary_byte,
-    }
-
-
-def _seconds(operations: float, byte: float, limit: Limits) -> tuple[float, float]:
-    least = operations / limit.flop
-    return least, least + byte / limit.byte
+    return Work(cost.flop, cost.byte, cost.argument_byte, cost.temporary_byte)
 
 
 def _closed(stage: MomentStage, params: PyTree, where: Geometry, task: Task) -> StageForecast:
@@ -145,13 +149,12 @@ def _closed(stage: MomentStage, params: PyTree, where: Geometry, task: Task) -> 
     shape = jax.eval_shape(stage.start, params, where)
     with jax.enable_x64(True):  # true zeros: as a mere shape JAX would take float64 for float32
         sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
-    step = _program(stage.update, params, sums, batch, where)
     return StageForecast(
         name="closed form",
         trained=numbers(sums),
         steps=math.ceil(windows / count),
         batch=count,
-        **step,
+        step=_work(stage.update, params, sums, batch, where),
         once_flop=flop(stage.solve, params, sums, where),
         lies={},
     )
@@ -197,7 +200,7 @@ def _gradient(
         trained=numbers(state.params),
         steps=steps,
         batch=count,
-        **_program(run, *given),
+        step=_work(run, *given),
         once_flop=once,
         lies=lies,
     )
@@ -213,102 +216,3 @@ def _lain(tree: PyTree, spec: PyTree, mesh: Mesh) -> PyTree:
     if isinstance(spec, PartitionSpec):
         return jax.tree.map(lambda leaf: one(leaf, spec), tree)
     return jax.tree.map(one, tree, spec)
-
-
-def forecast_lines(name: str, experiment: Experiment) -> list[str]:
-    """What an experiment takes, for people; reads its first recording, and takes all for as long.
-
-    Raises:
-      EEGSRError: the recording, the layout, the method or the mesh cannot be.
-    """
-    ((text, method),) = one_method(experiment.method)
-    mesh = make_mesh(experiment.mesh) if experiment.mesh else None
-    dataset = datasets.load(
-        experiment.dataset,
-        experiment.root,
-        **{k: getattr(experiment, k) or None for k in ("subjects", "sessions", "runs")},
-    )
-    recording = dataset.entries[0].read()
-    sfreq = experiment.preprocessing.resample or recording.sfreq
-    samples = round(experiment.window_seconds * sfreq)
-    check_binding(method, sfreq, samples)
-    where = _geometry(recording, experiment.layout)
-    seconds = recording.data.shape[1] / recording.sfreq
-    each = [share * seconds / experiment.window_seconds for share in _shares(experiment.validate)]
-    train, validate = (len(dataset.entries) * int(windows) for windows in each)
-    task = Task(samples, train, validate, experiment.batch_size)
-    stages, limit = forecast(method, where, task, mesh), limits()
-    device, params = jax.devices()[0], shapes(method, where)
-    given, target = len(where.observed_names), len(where.target_names)
-    rows = {
-        "method": text,
-        "data": f"{experiment.dataset}, {len(dataset.entries)} recordings, all taken to be as the "
-        f"first: {seconds:.0f} s at {sfreq:g} Hz",
-        "windows": f"{train:,} to train on, {validate:,} to validate on, {samples} samples each",
-        "layout": f"{experiment.layout}: {given} electrodes given, {target - given} missing",
-        "parameters": f"{numbers(params):,} in {len(jax.tree.leaves(params))} arrays",
-        "device": f"{device.device_kind} ({device.platform}), measured now: "
-        f"{limit.flop / 1e9:,.0f} GFLOP/s, {limit.byte / 1e9:,.1f} GB/s",
-    }
-    if mesh is not None:
-        lies = {axis: text for stage in stages for axis, text in stage.lies.items()}
-        each = [f"{axis} {lies.get(axis, size)}" for axis, size in mesh.shape.items()]
-        rows["mesh"] = f"{experiment.mesh}; each device has, of {'; of '.join(each)}"
-    lines = [name, *(f"  {key:<12}{row}" for key, row in rows.items()), ""]
-    table = [["stage", "trains", "steps", "GFLOP a step", "MB", "a step", "in all"]]
-    totals = [0.0, 0.0]
-    for stage in stages:
-        whole = stage.in_all(limit)
-        totals = [a + b for a, b in zip(totals, whole, strict=True)]
-        table.append(
-            [
-                stage.name,
-                f"{stage.trained:,}",
-                f"{stage.steps:,} x {stage.batch}",
-                f"{stage.step_flop / 1e9:.3g}",
-                f"{(stage.state_byte + stage.temporary_byte) / 1e6:,.0f}",
-                _span(stage.seconds(limit)),
-                _span(whole),
-            ]
-        )
-    plan = jax.eval_shape(method.plan, params, jax.eval_shape(lambda: nameless(where)))
-    observed = jax.ShapeDtypeStruct((task.batch_size, given, samples), jnp.float32)
-    row = _program(method.apply, plan, observed, _KEY)
-    spent = _seconds(row["step_flop"], row["step_byte"], limit)
-    held = f"{(row['state_byte'] + row['temporary_byte']) / 1e6:,.0f}"
-    cost = f"{row['step_flop'] / 1e9:.3g}"
-    table.append(["apply", "", f"{task.batch_size} windows", cost, held, _span(spent), ""])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for cells in table:
-        first, *rest = (
-            f"{c:{'<' if not i else '>'}{w}}"
-            for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-        )
-        lines.append("  " + "  ".join([first, *rest]).rstrip())
-    lines += [
-        "",
-        f"  training: {_span(totals)}, and compiling; steps are at most",
-        "  from: arithmetic at the device's speed; to: every operand fetched from memory as well",
-    ]
-    return lines
-
-
-def _shares(validate: float) -> tuple[float, float]:
-    return 1 - validate, validate
-
-
-def _geometry(recording: Recording, spec: str) -> Geometry:
-    """Of the good channels; "best:K" is chosen by data, any K cost as much."""
-    names = tuple(n for n in recording.names if n not in recording.bads)
-    positions = dict(zip(recording.names, recording.positions, strict=True))
-    spec = spec.replace("best:", "spread:")
-    observed = layout(spec, names, positions=np.stack([positions[n] for n in names]))
-    return make_geometry(observed, names, {n: positions[n] for n in names})
-
-
-def _span(seconds: Sequence[float]) -> str:
-    """Two numbers of seconds in one unit."""
-    units = ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)
-    unit, size = next((u for u in units if seconds[1] >= u[1]), units[-1])
-    least, most = (f"{x / size:.2g}" if x < 9.5 * size else f"{x / size:.0f}" for x in seconds)
-    return f"{least} to {most} {unit}"

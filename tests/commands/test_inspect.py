@@ -257,7 +257,7 @@ def test_what_a_config_will_take(good, tmp_path, capsys, monkeypatch):
     config.write_text(CONFIG.format(layout="best:8", method="lagged_ridge(lags=2)"))
     assert main(["inspect", str(config), "--set", f"root={good}"]) == 0
     said = capsys.readouterr().out
-    assert "1 recordings, all taken to be as the first: 20 s at 100 Hz" in said
+    assert "files; recordings: 1, taken to be as long as the first, 20 s at 100 Hz" in said
     assert "16 to train on, 4 to validate on, 100 samples each" in said
     assert "best:8: 8 electrodes given, 12 missing" in said
     row = next(line.split() for line in said.splitlines() if line.startswith("  closed form"))

@@ -57,20 +57,20 @@ def test_it_is_what_training_takes(name, where):
         program = run.lower(state, params, batch, key, own).compile()
         memory, cost = program.memory_analysis(), program.cost_analysis()
         assert memory is not None and cost is not None
-        assert found.state_byte == memory.argument_size_in_bytes
-        assert found.temporary_byte == pytest.approx(memory.temp_size_in_bytes, rel=0.01)
+        assert found.step.argument_byte == memory.argument_size_in_bytes
+        assert found.step.temporary_byte == pytest.approx(memory.temp_size_in_bytes, rel=0.01)
         # XLA takes some operations twice where that spares memory, and loops once.
-        assert found.step_flop >= 0.5 * cost["flops"]
+        assert found.step.flop >= 0.5 * cost["flops"]
         assert found.once_flop > 0  # it validates
 
 
 def test_times_are_a_span(where):
     (stage,) = forecast(make("lagged_ridge"), where, TASK)
     limit = Limits(flop=1e9, byte=1e8)
-    least, most = stage.seconds(limit)
-    assert least == stage.step_flop / 1e9 and most == least + stage.step_byte / 1e8
-    whole = stage.in_all(limit)
-    assert whole[0] == pytest.approx((stage.steps * stage.step_flop + stage.once_flop) / 1e9)
+    step, whole = stage.step, stage.seconds(limit)
+    least, most = step.seconds(limit)
+    assert least == step.flop / 1e9 and most == least + step.byte / 1e8
+    assert whole[0] == pytest.approx((stage.steps * step.flop + stage.once_flop) / 1e9)
 
 
 def test_a_mesh_divides_the_work(where):
@@ -79,8 +79,8 @@ def test_a_mesh_divides_the_work(where):
         [stage for stage in forecast(method, where, TASK, mesh) if stage.name != "closed form"]
         for mesh in (None, make_mesh("windows:2,gaussians:2"))
     )
-    assert 0.25 * alone.step_flop <= spread.step_flop < 0.6 * alone.step_flop
-    assert spread.state_byte < alone.state_byte
+    assert 0.25 * alone.step.flop <= spread.step.flop < 0.6 * alone.step.flop
+    assert spread.step.argument_byte < alone.step.argument_byte
     assert spread.lies["windows"] == "4 of 8 windows"
     own, of = (int(n.replace(",", "")) for n in spread.lies["gaussians"].split()[:3:2])
     assert own < of == sum(x.size for x in jax.tree.leaves(initial(method, where)))
