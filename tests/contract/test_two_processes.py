@@ -15,7 +15,7 @@ import pytest
 
 # Each is told a folder; it applies the method in it to its half of the windows.
 CHILD = """
-import pickle, sys
+import faulthandler, pickle, sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from eegsr_jax.distributed import make_mesh, place, start_processes
@@ -27,6 +27,7 @@ assert jax.device_count() == 8 and jax.local_device_count() == 4
 mesh = make_mesh("windows:8")
 print("ready", flush=True)
 for line in sys.stdin:
+    faulthandler.dump_traceback_later(300, exit=True)  # one that waits in vain ends
     folder = line.strip()
     with open(f"{folder}/case.pickle", "rb") as file:
         name, options, plan, x = pickle.load(file)
