@@ -36,7 +36,7 @@ from eegsr_jax.training import forecast_page
 from eegsr_jax.training.run import Card, load, load_card
 from eegsr_jax.typing import PyTree
 
-ARGUMENTS = ("RUN or CONFIG.py",)
+ARGUMENTS = ("RUN|CONFIG.PY",)
 _SECONDS = 2.0
 
 
