@@ -293,7 +293,8 @@ def _check_references(names: list[str]) -> None:
 
 def _store(values: flags.FlagValues, chosen: Protocol, out: Path) -> Store:
     if values.store:
-        return open_store(values.store)
+        parts = {name: values[name].value or None for name in ("subjects", "sessions", "runs")}
+        return open_store(values.store).select(**parts)
     if values.subject and not values.subjects and chosen.name != "leave_subjects_out":
         values.subjects = values.subject  # read no more than is asked for
     if not values.runs:

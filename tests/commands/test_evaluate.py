@@ -125,6 +125,17 @@ def test_a_store_serves_again_and_names_are_a_layout(first, capsys, tmp_path):
     assert not (tmp_path / "out/store").exists()
 
 
+def test_of_a_store_only_what_is_asked_for_is_taken(first, capsys, tmp_path):
+    store, folder = first[0] / "store", tmp_path / "out"
+    words = [f"--store={store}", "--train_runs=1", "--test_runs=2", "--methods=nearest"]
+    words += ["--layout=spread:6", f"--out={folder}"]
+    assert "run '2' does not exist" in Said(capsys, *words, "--runs=1").err
+    assert "subject '7' does not exist" in Said(capsys, *words, "--subjects=7").err
+    assert Said(capsys, *words, "--runs=1,2", "--subjects=2").status == 0
+    header = json.loads((folder / "results.json").read_text())["header"]
+    assert len(header["recordings"]) == 2
+
+
 @pytest.mark.slow
 def test_leave_subjects_out_with_calibration(capsys, tmp_path):
     said = Said(capsys, *SIMULATED, "--option=num_subjects=3", "--protocol=leave_subjects_out",
