@@ -31,24 +31,25 @@ def flop(function: Callable[..., Any], *arguments: Any) -> float:
       function: of arrays; is traced.
       arguments: arrays, or `jax.ShapeDtypeStruct`s.
     """
-    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return flop_of(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _of_jaxpr(jaxpr: Jaxpr) -> float:
+def flop_of(jaxpr: Jaxpr) -> float:
+    """The same of what was traced already."""
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
 def _of_equation(equation: Any) -> float:
     name, params = equation.primitive.name, equation.params
     if name == "scan":
-        return params["length"] * _of_jaxpr(params["jaxpr"].jaxpr)
+        return params["length"] * flop_of(params["jaxpr"].jaxpr)
     if name == "cond":
-        return max(_of_jaxpr(branch.jaxpr) for branch in params["branches"])
+        return max(flop_of(branch.jaxpr) for branch in params["branches"])
     if name.startswith("custom_") and "fwd_jaxpr_thunk" in params:
-        return _of_jaxpr(params["call_jaxpr"].jaxpr)
+        return flop_of(params["call_jaxpr"].jaxpr)
     inner = [x for value in params.values() for x in _jaxprs(value)]
     if inner and not name.startswith(("reduce", "scatter", "select_and", "arg", "cum")):
-        return sum(map(_of_jaxpr, inner))
+        return sum(map(flop_of, inner))
     inputs = [x.aval for x in equation.invars]
     output = equation.outvars[0].aval
     kind = output.dtype if hasattr(output, "dtype") else jnp.dtype("int32")

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eegsr_jax.errors import ConfigError
-from eegsr_jax.flop import flop
+from eegsr_jax.flop import flop_of
 from eegsr_jax.methods.base import Method
 from eegsr_jax.typing import PyTree
 
@@ -165,7 +165,7 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..
     trace, lower, compile_s = np.diff(clock)
     cost, memory = program.cost_analysis() or {}, program.memory_analysis()
     found, byte = (max(float(cost.get(k, 0.0)), 0.0) for k in ("flops", "bytes accessed"))
-    operations = flop(function, *arguments)
+    operations = flop_of(traced.jaxpr.jaxpr)
     return program, Cost(
         trace_s=float(trace),
         lower_s=float(lower),

@@ -22,7 +22,7 @@ from typing import Any
 from absl import flags
 
 from eegsr_jax import __version__, config, methods
-from eegsr_jax.commands.prepare import define_dataset_flags, open_dataset, required
+from eegsr_jax.commands.prepare import define_dataset_flags, open_dataset, required, selected
 from eegsr_jax.data.preprocessing import PREPROCESSING
 from eegsr_jax.data.store import Store, open_store, prepare
 from eegsr_jax.errors import ConfigError
@@ -293,8 +293,7 @@ def _check_references(names: list[str]) -> None:
 
 def _store(values: flags.FlagValues, chosen: Protocol, out: Path) -> Store:
     if values.store:
-        parts = {name: values[name].value or None for name in ("subjects", "sessions", "runs")}
-        return open_store(values.store).select(**parts)
+        return open_store(values.store).select(**selected(values))
     if values.subject and not values.subjects and chosen.name != "leave_subjects_out":
         values.subjects = values.subject  # read no more than is asked for
     if not values.runs:

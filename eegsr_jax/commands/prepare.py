@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -63,8 +64,7 @@ def open_dataset(values: flags.FlagValues) -> datasets.Dataset:
       ConfigError: `--dataset` is missing, or an `--option` has no `=` or a wrong type.
       DatasetError: as `datasets.load`.
     """
-    chosen = {name: getattr(values, name) for name in _SELECTION}
-    selection = {name: value for name, value in chosen.items() if value is not None}
+    selection = selected(values)
     for option in values.option:
         name, equals, text = option.partition("=")
         if not equals:
@@ -76,6 +76,12 @@ def open_dataset(values: flags.FlagValues) -> datasets.Dataset:
         if values.option:  # a value of the wrong type came from the user
             raise ConfigError(f"--option={' --option='.join(values.option)}: {error}") from error
         raise
+
+
+def selected(values: flags.FlagValues) -> dict[str, Any]:
+    """Of subjects, sessions and runs those that were named."""
+    chosen = {name: values[name].value for name in _SELECTION}
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def required(values: flags.FlagValues, name: str) -> str:

@@ -15,7 +15,7 @@ from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage, Method, MomentStage
 from eegsr_jax.throughput import Limits, compiled
 from eegsr_jax.training.gradient import compiled_step, start
-from eegsr_jax.training.loop import nameless
+from eegsr_jax.training.loop import nameless, shapes
 from eegsr_jax.training.sharding import check_mesh, specs
 from eegsr_jax.typing import PyTree
 
@@ -109,27 +109,23 @@ def forecast(
     ]
 
 
-def shapes(method: Method, geometry: Geometry) -> PyTree:
-    """Of the params."""
-    return jax.eval_shape(lambda: method.init(jax.random.key(0), geometry, method.window))
-
-
 def numbers(tree: PyTree) -> int:
     """How many there are."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def _batch(count: int, channels: int, samples: int) -> dict[str, Any]:
-    return {
-        "eeg": jax.ShapeDtypeStruct((count, channels, samples), jnp.float32),
-        "part": jax.ShapeDtypeStruct((count,), jnp.int32),
-    }
+def _eeg(count: int, channels: int, samples: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((count, channels, samples), jnp.float32)
+
+
+def _part(count: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((count,), jnp.int32)
 
 
 def reconstructing(method: Method, geometry: Geometry, count: int, samples: int) -> Work:
     """What `apply` takes for so many windows."""
     plan = jax.eval_shape(method.plan, shapes(method, geometry), _nameless(geometry))
-    observed = _batch(count, geometry.observed.shape[0], samples)["eeg"]
+    observed = _eeg(count, geometry.observed.shape[0], samples)
     return _work(method.apply, plan, observed, _KEY)
 
 
@@ -145,7 +141,8 @@ def _work(function: Any, *arguments: Any) -> Work:
 def _closed(stage: MomentStage, params: PyTree, where: Geometry, task: Task) -> StageForecast:
     windows = task.train + task.validate
     count = min(task.batch_size, windows)
-    batch = _batch(count, where.target.shape[0], task.samples)
+    eeg = _eeg(count, where.target.shape[0], task.samples)
+    batch = {"eeg": eeg, "part": _part(count)}
     shape = jax.eval_shape(stage.start, params, where)
     with jax.enable_x64(True):  # true zeros: as a mere shape JAX would take float64 for float32
         sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
@@ -166,19 +163,16 @@ def _gradient(
     if mesh is not None:
         check_mesh(stage, params, mesh, (WINDOWS, GAUSSIANS))
     count, once = stage.batch_size, 0.0
-    batch = _batch(count, where.target.shape[0], task.samples)
-    part, keys = (
-        batch.pop("part"),
-        jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count)),
-    )
+    batch: dict[str, Any] = {"eeg": _eeg(count, where.target.shape[0], task.samples)}
     if stage.derive is not None:
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
         given = params, batch | {"key": keys}, where
         windows = stage.overlap * task.train + task.validate
         once += windows / count * flop(stage.derive, *given)
         batch |= jax.eval_shape(stage.derive, *given)
     per_epoch = math.ceil(task.train / count)
     steps = per_epoch * stage.epochs
-    scored = params, batch | {"part": part}, where
+    scored = params, batch | {"part": _part(count)}, where
     passes = (stage.epochs + 1) * math.ceil(task.validate / count)
     once += passes * flop(stage.score, *scored)
     state = jax.eval_shape(lambda p: start(stage, p, steps), params)

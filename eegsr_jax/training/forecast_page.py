@@ -10,12 +10,12 @@ import numpy as np
 from eegsr_jax.data import datasets
 from eegsr_jax.data.recording import Recording
 from eegsr_jax.distributed import make_mesh
-from eegsr_jax.geometry import Geometry, make_geometry
-from eegsr_jax.layouts import layout
+from eegsr_jax.geometry import Geometry
 from eegsr_jax.throughput import Limits, limits
-from eegsr_jax.training.forecast import Task, Work, forecast, numbers, reconstructing, shapes
-from eegsr_jax.training.loop import check_binding
+from eegsr_jax.training.forecast import Task, Work, forecast, numbers, reconstructing
+from eegsr_jax.training.loop import check_binding, shapes
 from eegsr_jax.training.run import Experiment, one_method
+from eegsr_jax.training.windows import channel_geometry
 
 _UNITS = ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)
 _END = """
@@ -79,9 +79,7 @@ def _geometry(recording: Recording, spec: str) -> Geometry:
     """Of the good channels; "best:K" is chosen by data, any K cost as much."""
     names = tuple(n for n in recording.names if n not in recording.bads)
     positions = dict(zip(recording.names, recording.positions, strict=True))
-    spec = spec.replace("best:", "spread:")
-    observed = layout(spec, names, positions=np.stack([positions[n] for n in names]))
-    return make_geometry(observed, names, {n: positions[n] for n in names})
+    return channel_geometry(positions, names, spec.replace("best:", "spread:"))
 
 
 def _cells(work: Work, limit: Limits) -> list[str]:

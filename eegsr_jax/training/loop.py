@@ -147,6 +147,11 @@ def initial(method: Method, geometry: Geometry, key: jax.Array | None = None) ->
     return method.init(key, geometry, method.window)
 
 
+def shapes(method: Method, geometry: Geometry) -> PyTree:
+    """Of the params."""
+    return jax.eval_shape(lambda: method.init(jax.random.key(0), geometry, method.window))
+
+
 def _refuse_absent(method: Method, geometry: Geometry) -> None:
     absent = [
         name

@@ -28,7 +28,7 @@ from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage, Method
 from eegsr_jax.training.checkpoint import load_params, save_params
 from eegsr_jax.training.journal import RunJournal
-from eegsr_jax.training.loop import check_binding, fit
+from eegsr_jax.training.loop import check_binding, fit, shapes
 from eegsr_jax.training.windows import StoreWindows, layout_geometry, shared_channels
 from eegsr_jax.typing import PyTree
 
@@ -211,11 +211,9 @@ def refuse_other(out: Path, card: Card) -> None:
     if not out.exists():
         return
     refuse_finished(out)
-    found = load_card(out)
+    found, card = _strict(load_card(out)), _strict(card)
     for what, there, own in (("", found, card), ("experiment.", found.experiment, card.experiment)):
-        for name in (f.name for f in fields(own)):
-            if name in ("experiment", *_FREE):
-                continue
+        for name in (f.name for f in fields(own) if f.name != "experiment"):
             before, now = getattr(there, name), getattr(own, name)
             if before != now:
                 raise ConfigError(
@@ -296,8 +294,7 @@ def load(path: str | Path) -> tuple[Method, PyTree, Geometry]:
             f"{path}: training has not finished; `eegsr train` with the same flags goes on with it"
         )
     ((_, method),) = one_method(card.experiment.method)
-    like = jax.eval_shape(lambda: method.init(jax.random.key(0), where, method.window))
-    return method, load_params(path / _PARAMS, like), where
+    return method, load_params(path / _PARAMS, shapes(method, where)), where
 
 
 def load_card(path: str | Path) -> Card:

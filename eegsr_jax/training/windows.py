@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -54,10 +54,20 @@ def layout_geometry(
             x = store.read(segment.key, segment.start, segment.stop)
             x = x[store.recording(segment.key).channel_index(tuple(channels))].astype(np.float64)
             covariance += x @ x.T
-    observed = ly.layout(
-        spec, channels, positions=np.stack([positions[n] for n in channels]), covariance=covariance
-    )
-    return make_geometry(observed, channels, {n: positions[n] for n in channels})
+    return channel_geometry(positions, channels, spec, covariance)
+
+
+def channel_geometry(
+    positions: Mapping[str, np.ndarray],
+    channels: Sequence[str],
+    spec: str,
+    covariance: np.ndarray | None = None,
+) -> Geometry:
+    """The geometry of the layout `spec` over channels whose positions are among these."""
+    own = {name: positions[name] for name in channels}
+    places = np.stack(list(own.values()))
+    observed = ly.layout(spec, channels, positions=places, covariance=covariance)
+    return make_geometry(observed, channels, own)
 
 
 def filled(x: np.ndarray, size: int, value: float = 0) -> np.ndarray:
