@@ -7,16 +7,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto -rs
 
-.PHONY: demo test nightly lint bench clean
+.PHONY: demo test nightly cluster lint bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/eegsr demo --overwrite
 
 test: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not cluster"
 
 nightly: lint
-	$(PYTEST)
+	$(PYTEST) -m "not cluster"
+
+cluster: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -rs -m cluster tests/cluster
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -28,6 +28,9 @@ REQUIRES = [
 ]
 
 BIDS = ["mne-bids"]
+SLURM = ["submitit>=1.5.3"]  # job arrays, and that jobs run again
+K8S = ["PyYAML"]  # flax installs it today; named so that the extra keeps its word
+PARQUET = ["pyarrow"]  # the table of a sweep, beside CSV
 EXTRAS = {
     "bids": BIDS,
     "viz": ["matplotlib"],  # MNE installs it today; named so that the extra keeps its word
@@ -35,14 +38,20 @@ EXTRAS = {
     "wandb": ["wandb"],
     "lsl": ["mne-lsl"],  # brings liblsl
     "bench": ["torch"],  # only to time the PyTorch originals beside ours
-    "slurm": ["submitit"],
+    "slurm": SLURM,
+    "k8s": K8S,
+    "parquet": PARQUET,
     "dev": [
         *BIDS,
+        *SLURM,
+        *K8S,
+        *PARQUET,
         "beartype",  # checks jaxtyping's shapes in the tests
         "build",
         "eeglabio",  # MNE writes EEGLAB files with it: the tests read some back
         "equinox",  # docs/embedding.md holds a plan in one of its modules
         "hypothesis",
+        "kubeflow-trainer-api>=2.3",  # models of JobSet's and Kubernetes' published schemas
         "pyright[nodejs]",  # brings its own node: nothing is fetched at first use
         "pytest>=8",  # strict markers and importlib mode as pyproject.toml sets them
         "pytest-xdist",

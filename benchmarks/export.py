@@ -111,7 +111,8 @@ def prepare(name: str, folder: Path) -> dict[str, float]:
     from eegsr_jax.geometry import make_geometry, montage
     from eegsr_jax.layouts import layout
     from eegsr_jax.methods import make
-    from eegsr_jax.training.run import Card, Experiment, write_run
+    from eegsr_jax.training.experiment import Experiment
+    from eegsr_jax.training.run import Card, write_run
 
     places = montage("biosemi64")
     names, positions = list(places), np.stack(list(places.values()))

@@ -26,8 +26,8 @@ from eegsr_jax.data.preprocessing import Preprocessing
 from eegsr_jax.data.store import Store, open_store, prepare
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods import Method
+from eegsr_jax.training.experiment import Experiment, prepared
 from eegsr_jax.training.loop import fit, nameless
-from eegsr_jax.training.run import Experiment, prepared
 from eegsr_jax.typing import PyTree
 
 STEPS = (1, 2, 3, 5, 10, 20, 25, 50)

@@ -38,9 +38,9 @@ from eegsr_jax.data.store import prepare
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage
 from eegsr_jax.training import gradient
+from eegsr_jax.training.experiment import Experiment, prepared
 from eegsr_jax.training.journal import Journal
 from eegsr_jax.training.loop import initial, nameless, run_stage
-from eegsr_jax.training.run import Experiment, prepared
 from eegsr_jax.training.windows import StoreWindows
 from eegsr_jax.typing import PyTree
 

@@ -7,7 +7,7 @@ Expected, S001, trained on runs 3-10 and tested on runs 11-14: missing NMSE 0.03
 """
 
 from eegsr_jax.data.preprocessing import PREPROCESSING
-from eegsr_jax.training.run import Experiment
+from eegsr_jax.training.experiment import Experiment
 
 
 def get_config() -> Experiment:

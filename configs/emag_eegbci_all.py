@@ -4,7 +4,7 @@ eegsr train --config=configs/emag_eegbci_all.py --sweep --workdir=runs/emag_all 
 """
 
 from eegsr_jax.data.preprocessing import PREPROCESSING
-from eegsr_jax.training.run import Experiment
+from eegsr_jax.training.experiment import Experiment
 
 SUBJECTS = tuple(str(n) for n in range(1, 15) if n != 10)
 LAYOUTS = ("case1_2x", "case1_4x", "case1_8x", "case2_2x", "case2_4x", "case2_8x")

@@ -10,7 +10,7 @@ a third of the default's, so that a trial takes minutes on two cores.
 """
 
 from eegsr_jax.data.preprocessing import PREPROCESSING
-from eegsr_jax.training.run import Experiment
+from eegsr_jax.training.experiment import Experiment
 
 SMALL = "units=4,autoencoder_epochs=60,diffusion_epochs=60,batch_size=16"
 WINDOW = f"sfreq=160,samples=320,{SMALL}"

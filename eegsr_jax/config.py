@@ -112,6 +112,28 @@ def load_sweep(path: str | Path, assignments: Iterable[str] = ()) -> tuple[Any, 
     return tuple(trials)
 
 
+def list_to_json(configs: Iterable[Any]) -> str:
+    """Writes several configurations as a JSON array."""
+    return json.dumps([_encode(type(c), c, "") for c in configs], indent=1, allow_nan=False) + "\n"
+
+
+def load_list(cls: type[T], path: str | Path) -> tuple[T, ...]:
+    """Reads a file of what `list_to_json` wrote.
+
+    Raises:
+      ConfigError: the file cannot be read, or holds no such array, or an empty one.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(found, list) or not found:
+        raise ConfigError(f"{path}: expected an array of {cls.__name__}s, not empty")
+    return tuple(_decode(cls, value, f"{path}[{i}]") for i, value in enumerate(found))
+
+
 def literal(text: str) -> Any:
     """The value of a Python literal (a tuple becomes a list) or of none, true, false; or `text`."""
     try:

@@ -4,6 +4,11 @@ Everything a user can get wrong raises a subclass of `EEGSRError`; the command l
 message on one line and exits with status 2. Anything else that escapes is a bug of ours.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 
 class EEGSRError(ValueError):
     """Base of every error caused by input; one line: the thing, the finding and the mend."""
@@ -31,3 +36,12 @@ class ConfigError(EEGSRError):
 
 class MethodError(EEGSRError):
     """A method is asked for something that it cannot do with this geometry or these data."""
+
+
+def error_of(check: Callable[..., None], *arguments: Any) -> EEGSRError | None:
+    """What a check raises of these, or None."""
+    try:
+        check(*arguments)
+    except EEGSRError as error:
+        return error
+    return None

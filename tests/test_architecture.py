@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "export": METHODS | {"artefact"},
     "data": SPACE,
     "flop": set(),
+    "trials": GROUND,
     "training": METHODS | {"data", "flop", "throughput"},
     "evaluation": METHODS | {"data", "training"},
     "reconstruct": METHODS | {"data", "training"},

@@ -17,7 +17,7 @@ import pytest
 
 from eegsr_jax import config, methods
 from eegsr_jax.commands import main as program
-from eegsr_jax.training.run import Experiment
+from eegsr_jax.training.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("eegsr_jax/**/*.md")])

@@ -16,7 +16,8 @@ from eegsr_jax.errors import ChannelError, ConfigError, EEGSRError, MethodError,
 from eegsr_jax.layouts import EEGMMIDB
 from eegsr_jax.methods import make
 from eegsr_jax.reconstruct import reconstruct_raw
-from eegsr_jax.training.run import Experiment, load, train
+from eegsr_jax.training.experiment import Experiment
+from eegsr_jax.training.run import load, train
 
 NAMES = "Fp1 Fp2 F7 F3 Fz F4 F8 T7 C3 Cz C4 T8 P7 P3 Pz P4 P8 O1 O2 Oz".split()
 SFREQ = 100.0

@@ -11,17 +11,13 @@ With --level=features or --level=downstream it asks other questions of the same 
 
 from __future__ import annotations
 
-import re
-import shlex
-import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from eegsr_jax import __version__, config, methods
+from eegsr_jax import config, methods
 from eegsr_jax.commands.prepare import define_dataset_flags, open_dataset, required, selected
 from eegsr_jax.data.preprocessing import PREPROCESSING
 from eegsr_jax.data.store import Store, open_store, prepare
@@ -40,6 +36,7 @@ from eegsr_jax.evaluation.downstream_level import DownstreamStudy
 from eegsr_jax.evaluation.feature_level import FeatureLevel
 from eegsr_jax.evaluation.folds import Options, Protocol
 from eegsr_jax.evaluation.protocols import PROTOCOLS, protocol
+from eegsr_jax.evaluation.provenance import made_with
 from eegsr_jax.evaluation.sources_simulation import Simulation
 from eegsr_jax.evaluation.views import REFERENCES
 from eegsr_jax.layouts import NAMED
@@ -145,7 +142,7 @@ def _sources(values: flags.FlagValues, out: Path) -> None:
         _layouts(values.layout),
         say=lambda line: print(line, file=sys.stderr),
     )
-    sources_page.write(out, sources_page.about(simulation) | _made(), rows)
+    sources_page.write(out, sources_page.about(simulation) | made_with(), rows)
     print("\n".join(sources_page.reading(rows)))
     print(f"written: {', '.join(str(file) for file in files)}")
 
@@ -203,7 +200,7 @@ def write(
 
 def header(chosen: Protocol, store: Store, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What someone needs in order to get the same numbers again."""
-    return _made() | {
+    return made_with() | {
         "protocol": chosen.name,
         "summary": chosen.summary,
         "quirks": list(chosen.quirks),
@@ -217,42 +214,6 @@ def header(chosen: Protocol, store: Store, rows: list[dict[str, Any]]) -> dict[s
         "recordings": {r.key: r.sha256[:16] for r in store.recordings},
         "floors": floor_rows(rows),
     }
-
-
-def _made() -> dict[str, Any]:
-    """With what the numbers were made."""
-    import jax
-
-    return {
-        "command": _command(),
-        "device": str(jax.devices()[0].device_kind),
-        "commit": _commit(),
-        "versions": {"eegsr_jax": __version__}
-        | {name: metadata.version(name) for name in ("jax", "jaxlib", "mne", "numpy", "scipy")},
-    }
-
-
-def _command() -> str:
-    """How this process was called, without the machine's folders."""
-    words = [re.sub(r"=(\S*/)([^/,]*)", r"=…/\2", word) for word in sys.argv[1:]]
-    return " ".join(["eegsr", *(shlex.quote(w) if set(w) & set("()") else w for w in words)])
-
-
-def _commit() -> str | None:
-    """The revision of this checkout, or None for an installed package."""
-    folder = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None
 
 
 def _options(values: flags.FlagValues) -> Options:

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (EEGSRError, flags.Error, OSError, KeyboardInterrupt) as error:
         if "--debug" in words:
             raise
-        print(f"eegsr {name}: {' '.join(_explain(name, error).split())}", file=sys.stderr)
+        print(f"eegsr {name}: {' '.join(explain(f'eegsr {name}', error).split())}", file=sys.stderr)
         return 2
     return 0
 
@@ -75,11 +75,12 @@ def _flags(command: ModuleType) -> flags.FlagValues:
     return values
 
 
-def _explain(name: str, error: BaseException) -> str:
+def explain(program: str, error: BaseException) -> str:
+    """What a user reads of an error of the input."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; nothing half-written"
     if isinstance(error, flags.Error):
-        return f"{error} (eegsr {name} --help lists the flags)"
+        return f"{error} ({program} --help lists the flags)"
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

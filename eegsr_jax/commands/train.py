@@ -3,8 +3,10 @@
 eegsr train --config=configs/lagged_ridge_eegbci.py --workdir=RUN --set root=FOLDER --set subjects=1
 
 `eegsr reconstruct --run=RUN` uses the result. Without --config: lagged ridge on the embedded
-sample. Stopped by SIGTERM or by accident, the same command goes on where training was. With --sweep
-all trials of the file's sweep() are trained together, each into a run directory of WORKDIR.
+sample. Stopped by SIGTERM or by accident, the same command goes on where training was. An
+experiment that names test data is scored on them (scores.json). With --sweep all trials of the
+file's sweep() are trained together, each into a run directory of WORKDIR; a file of experiments in
+JSON, as `launch` writes them, will do too, beside a --store that holds their recordings.
 Started as several processes (under Slurm, Open MPI, Kubernetes or on a TPU pod as they are; by hand
 with --coordinator, --process and --processes), it trains over the devices of all of them.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -31,8 +34,18 @@ from eegsr_jax.distributed import (
     start_processes,
 )
 from eegsr_jax.errors import ConfigError
-from eegsr_jax.training.run import Experiment, one_method, refuse_finished, refuse_idle_mesh, train
-from eegsr_jax.training.sweep import train_sweep
+from eegsr_jax.evaluation.provenance import made_with
+from eegsr_jax.evaluation.results import write_json
+from eegsr_jax.evaluation.trial import SCORES, row_of
+from eegsr_jax.training.experiment import (
+    Experiment,
+    is_tested,
+    needs,
+    one_method,
+    refuse_idle_mesh,
+)
+from eegsr_jax.training.run import refuse_finished, train
+from eegsr_jax.training.sweep import FAILED, train_sweep
 
 ARGUMENTS = ()
 
@@ -40,7 +53,7 @@ ARGUMENTS = ()
 def define_flags() -> flags.FlagValues:
     """Which experiment, and where to."""
     values = flags.FlagValues()
-    text = "A file of configs/: get_config() returns an Experiment."
+    text = "A file of configs/: get_config() returns an Experiment; of a sweep, also a JSON array."
     flags.DEFINE_string("config", None, text, flag_values=values)
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE, as method=ridge.", flag_values=values)
     flags.DEFINE_string("workdir", None, "The run directory to make.", flag_values=values)
@@ -69,19 +82,45 @@ def _trained(values: flags.FlagValues, several: bool) -> str:
     out = Path(required(values, "workdir"))
     changes = values["set"].value or ()
     if values.sweep:
-        trials = config.load_sweep(required(values, "config"), changes)
-        mesh = _mesh(values, trials, several)
-        store = _store(values, trials, out, mesh)
-        folders = train_sweep(trials, store, out, mesh=mesh)
-        return f"{out}: {len(folders)} runs, {folders[0].name} to {folders[-1].name}"
+        return _swept(values, out, several)
     if values.config:
         experiment = config.load(values.config, changes)
     else:
         experiment = config.override(Experiment(), changes)
     mesh = _mesh(values, (experiment,), several)
-    store = _store(values, (experiment,), out, mesh)
+    refuse_finished(out)
+    store = prepared_store((experiment,), values.store or f"{out}_store")
     card = train(experiment, store, out, mesh=mesh)
-    return f"{out}: {experiment.method} on {len(card.recordings)} recordings of {store.dataset}"
+    line = f"{out}: {experiment.method} on {len(card.recordings)} recordings of {store.dataset}"
+    if is_tested(experiment) and is_first():
+        row = score(experiment, out, store)
+        line += f"; missing NMSE {row['nmse_missing']:.4f} on test data"
+    return line
+
+
+def _swept(values: flags.FlagValues, out: Path, several: bool) -> str:
+    """All trials of a file, and what was made."""
+    path = required(values, "config")
+    if Path(path).suffix == ".json":
+        trials = config.load_list(Experiment, path)
+        mesh, store = _mesh(values, trials, several), open_store(required(values, "store"))
+    else:
+        trials = config.load_sweep(path, values["set"].value or ())
+        mesh = _mesh(values, trials, several)
+        store = prepared_store(trials, values.store or f"{out}_store")
+
+    def then(experiment: Experiment, folder: Path) -> None:
+        if is_tested(experiment) and not (folder / SCORES).exists():
+            score(experiment, folder, store)
+
+    failed = train_sweep(trials, store, out, mesh=mesh, then=then)
+    if failed:
+        folder, why = next(iter(failed.items()))
+        raise ConfigError(
+            f"{out}: {len(failed)} of {len(trials)} trials have no result ({FAILED}/NAME.txt says "
+            f"why); {folder.name}: {why}"
+        )
+    return f"{out}: {len(trials)} runs complete"
 
 
 def _mesh(
@@ -93,9 +132,9 @@ def _mesh(
         if not isinstance(experiment, Experiment):
             raise ConfigError(
                 f"{values.config}: get_config() returned {type(experiment).__name__}; expected "
-                "training.run.Experiment"
+                "training.experiment.Experiment"
             )
-        chosen |= dict(one_method(experiment.method))  # told before hours of reading
+        chosen |= dict([one_method(experiment.method)])  # told before hours of reading
         if experiment.mesh != experiments[0].mesh:
             raise ConfigError(f"{values.config}: sweep() changes mesh; sweep on one mesh")
     spec = experiments[0].mesh or (f"{WINDOWS}:{jax.device_count()}" if several else None)
@@ -106,20 +145,20 @@ def _mesh(
     return mesh
 
 
-def _store(
-    values: flags.FlagValues, experiments: Sequence[Experiment], out: Path, mesh: Mesh | None
-) -> Store:
-    """All recordings that the experiments name, prepared."""
+def prepared_store(experiments: Sequence[Experiment], where: str | Path) -> Store:
+    """All recordings that the experiments name, to train and to test on, prepared.
+
+    Raises:
+      ConfigError: they are of several data sets.
+      EEGSRError: see `data.store.prepare`.
+    """
+    first = experiments[0]
     for experiment in experiments:
         for name in ("dataset", "root", "preprocessing"):
-            if getattr(experiment, name) != getattr(experiments[0], name):
-                raise ConfigError(f"{values.config}: sweep() changes {name}; sweep one data set")
-    if not values.sweep:
-        refuse_finished(out)
+            if getattr(experiment, name) != getattr(first, name):
+                raise ConfigError(f"sweep() changes {name}; sweep one data set")
     parts = {k: _union(experiments, k) for k in ("subjects", "sessions", "runs")}
-    first = experiments[0]
     dataset = datasets.load(first.dataset, first.root, **parts)
-    where = values.store or f"{out}_store"
     if is_first():
         prepare(dataset, where, first.preprocessing)
     from_first(None)  # the others wait
@@ -127,7 +166,16 @@ def _store(
 
 
 def _union(experiments: Sequence[Experiment], name: str) -> tuple[str, ...] | None:
-    every = [getattr(experiment, name) for experiment in experiments]
-    if not all(every):
-        return None  # one of them wants all
-    return tuple(dict.fromkeys(item for items in every for item in items))
+    found: list[str] = []
+    for experiment in experiments:
+        if (own := needs(experiment, name)) is None:
+            return None  # one of them wants all
+        found += own
+    return tuple(dict.fromkeys(found))
+
+
+def score(experiment: Experiment, folder: Path, store: Store) -> dict[str, Any]:
+    """The scores of a run, which are written into it too."""
+    row = row_of(folder, experiment, store)
+    write_json(folder / SCORES, made_with(), [row])
+    return row

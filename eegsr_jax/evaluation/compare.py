@@ -62,19 +62,19 @@ def compare(
         for view in views(fold, protocol, layouts, references, batch_size):
             pictures = {}
             for fit in fitted(methods, view, last, seeds):
-                scores, speed = _score(fit, view, protocol.legacy_batch, last)
+                scores, speed = scored(fit, view, protocol.legacy_batch, last)
                 row = view.row(fit.label) | scores.summary(view.common) | fit.about
                 rows.append(row | {"times_real_time": speed})
                 say(_line(rows[-1]))
                 if stretch is None and fit.label not in pictures:
-                    pictures[fit.label] = _picture(fit, view, stretch_seconds)
+                    pictures[fit.label] = picture(fit, view, stretch_seconds)
             if stretch is None:
-                stretch = _stretch(pictures, view)
+                stretch = stretch_of(pictures, view)
     assert stretch is not None
     return rows, stretch
 
 
-def _score(fit: Fitted, view: View, legacy_batch: int, last: Pass) -> tuple[Scores, float]:
+def scored(fit: Fitted, view: View, legacy_batch: int, last: Pass) -> tuple[Scores, float]:
     """Scores on the test windows, and how many times faster than real time they were made."""
     method, plan, data = fit.method, fit.plan, view.data
     scores = Scores(view.missing, data.sfreq, legacy_batch)
@@ -100,7 +100,8 @@ def _line(row: Mapping[str, Any]) -> str:
     )
 
 
-def _picture(fit: Fitted, view: View, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def picture(fit: Fitted, view: View, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth, mean and std, `[M, time]` volts, of the first seconds that test."""
     truth = view.shown(_test_samples(view.data, seconds))
     blocks = reconstruct_long(fit.method, fit.plan, truth[view.index], jax.random.key(0))
     _, mean, std = zip(*blocks, strict=True)
@@ -120,7 +121,8 @@ def _test_samples(data: Data, seconds: float) -> np.ndarray:
     return samples[recording.channel_index(data.channels)]
 
 
-def _stretch(pictures: Mapping[str, Any], view: View) -> Stretch:
+def stretch_of(pictures: Mapping[str, Any], view: View) -> Stretch:
+    """The pictures of all methods as one."""
     return Stretch(
         title=f"subject {view.data.fold.subject}, {view.spec}, {view.reference} reference",
         geometry=view.geometry,

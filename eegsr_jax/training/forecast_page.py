@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,10 +12,18 @@ from eegsr_jax.data import datasets
 from eegsr_jax.data.recording import Recording
 from eegsr_jax.distributed import make_mesh
 from eegsr_jax.geometry import Geometry
+from eegsr_jax.methods.base import Method
 from eegsr_jax.throughput import Limits, limits
-from eegsr_jax.training.forecast import Task, Work, forecast, numbers, reconstructing
+from eegsr_jax.training.experiment import Experiment, one_method
+from eegsr_jax.training.forecast import (
+    StageForecast,
+    Task,
+    Work,
+    forecast,
+    numbers,
+    reconstructing,
+)
 from eegsr_jax.training.loop import check_binding, shapes
-from eegsr_jax.training.run import Experiment, one_method
 from eegsr_jax.training.windows import channel_geometry
 
 _UNITS = ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)
@@ -23,13 +32,42 @@ _END = """
   from: arithmetic at the device's speed; to: every operand fetched from memory as well"""
 
 
-def page(name: str, experiment: Experiment) -> str:
-    """Of an experiment in the file `name`; of its recordings the first is read, for the length.
+class Foreseen(NamedTuple):
+    """What there is to say of an experiment before it is trained.
+
+    Attributes:
+      method: whose stages.
+      where: its electrodes.
+      task: its windows.
+      sfreq: Hz.
+      data: where the numbers of windows come from, for people.
+      stages: what each takes.
+      limit: what the device does in a second, measured.
+      device: its kind.
+    """
+
+    method: Method
+    where: Geometry
+    task: Task
+    sfreq: float
+    data: str
+    stages: list[StageForecast]
+    limit: Limits
+    device: str
+
+    @property
+    def seconds(self) -> list[tuple[float, float]]:
+        """Of each stage, from and to."""
+        return [stage.seconds(self.limit) for stage in self.stages]
+
+
+def foresee(experiment: Experiment) -> Foreseen:
+    """Of an experiment; of its recordings the first is read, for the length.
 
     Raises:
       EEGSRError: the recording, the layout, the method or the mesh cannot be.
     """
-    ((text, method),) = one_method(experiment.method)
+    _, method = one_method(experiment.method)
     mesh = make_mesh(experiment.mesh) if experiment.mesh else None
     parts = {k: getattr(experiment, k) or None for k in ("subjects", "sessions", "runs")}
     entries = datasets.load(experiment.dataset, experiment.root, **parts).entries
@@ -39,21 +77,41 @@ def page(name: str, experiment: Experiment) -> str:
     sfreq = experiment.preprocessing.resample or recording.sfreq
     task = _task(experiment, len(entries), seconds, sfreq)
     check_binding(method, sfreq, task.samples)
-    stages, limit = forecast(method, where, task, mesh), limits()
-    device, params = jax.devices()[0], shapes(method, where)
+    device = jax.devices()[0]
+    return Foreseen(
+        method=method,
+        where=where,
+        task=task,
+        sfreq=sfreq,
+        data=f"{experiment.dataset}; recordings: {len(entries)}, taken to be as long as the "
+        f"first, {seconds:.0f} s at {sfreq:g} Hz",
+        stages=forecast(method, where, task, mesh),
+        limit=limits(),
+        device=f"{device.device_kind} ({device.platform})",
+    )
+
+
+def page(name: str, experiment: Experiment) -> str:
+    """Of an experiment in the file `name`.
+
+    Raises:
+      EEGSRError: see `foresee`.
+    """
+    seen = foresee(experiment)
+    method, where, task, stages, limit = seen.method, seen.where, seen.task, seen.stages, seen.limit
+    params = shapes(method, where)
     given, target = len(where.observed_names), len(where.target_names)
     rows = {
-        "method": text,
-        "data": f"{experiment.dataset}; recordings: {len(entries)}, taken to be as long as the "
-        f"first, {seconds:.0f} s at {sfreq:g} Hz",
+        "method": one_method(experiment.method)[0],
+        "data": seen.data,
         "windows": f"{task.train:,} to train on, {task.validate:,} to validate on, "
         f"{task.samples} samples each",
         "layout": f"{experiment.layout}: {given} electrodes given, {target - given} missing",
         "parameters": f"{numbers(params):,} in {len(jax.tree.leaves(params))} arrays",
-        "device": f"{device.device_kind} ({device.platform}), measured now: "
+        "device": f"{seen.device}, measured now: "
         f"{limit.flop / 1e9:,.0f} GFLOP/s, {limit.byte / 1e9:,.1f} GB/s",
     }
-    if mesh is not None:
+    if experiment.mesh:
         lies = {axis: text for stage in stages for axis, text in stage.lies.items()}
         rows["mesh"] = f"{experiment.mesh}; each device has {', '.join(lies.values())}"
     table = [["stage", "trains", "steps", "GFLOP a step", "MB", "a step", "in all"]]
@@ -62,7 +120,7 @@ def page(name: str, experiment: Experiment) -> str:
         table.append([stage.name, f"{stage.trained:,}", count, *_cells(stage.step, limit), whole])
     work = reconstructing(method, where, task.batch_size, task.samples)
     table.append(["apply", "", f"{task.batch_size} windows", *_cells(work, limit), ""])
-    total = np.sum([stage.seconds(limit) for stage in stages], 0)
+    total = np.sum(seen.seconds, 0)
     head = [f"  {key:<12}{row}" for key, row in rows.items()]
     return "\n".join([name, *head, "", *_aligned(table), _END.format(_span(total))])
 

@@ -11,8 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,38 @@ class Journal:
         """Where nothing is left to save: may raise `Stopped`."""
 
 
+class TellOnly(Journal):
+    """Hands on what epochs tell, and keeps nothing."""
+
+    def __init__(self, journal: Journal):
+        self.epoch = journal.epoch
+
+
+class StopSignals:
+    """Within it, SIGTERM and SIGUSR1 ask for an end instead of making one.
+
+    Python hands signals to the main thread only; in another one nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {
+                s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGUSR1)
+            }
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.asked = True
+
+
 class RunJournal(Journal):
     """A run directory's `metrics.jsonl` and `checkpoints/progress`.
 
@@ -84,6 +116,7 @@ class RunJournal(Journal):
       open_folder: makes it; called when there is something to keep.
       every: seconds between two checkpoints.
       writers: further takers of metrics: tensorboard, wandb.
+      signals: which end the run when it has been saved.
       say: prints a line.
     """
 
@@ -94,12 +127,13 @@ class RunJournal(Journal):
         open_folder: Callable[[], None],
         every: float = 60.0,
         writers: tuple[str, ...] = (),
+        signals: StopSignals | None = None,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ):
         self.folder, self.every = folder, every
         self._open_folder, self._say = open_folder, say
         # What this process was asked, and what all know that one of them was asked.
-        self._asked, self._stop, self._votes = False, False, Votes()
+        self._signals, self._stop, self._votes = signals or StopSignals(), False, Votes()
         progress = folder / "checkpoints" / "progress"
         # The params after the stages that are finished, the state within one, and what it derives.
         self._stages, self._within, self._scratch = (
@@ -134,7 +168,7 @@ class RunJournal(Journal):
     def due(self) -> bool:
         """Every so many seconds, and when a signal has asked to stop."""
         waited = is_first() and time.monotonic() - self._kept >= self.every
-        self._stop, waited = self._votes(self._asked, waited)
+        self._stop, waited = self._votes(self._signals.asked, waited)
         return self._stop or waited
 
     def keep(self, stage: str, state: PyTree, position: dict[str, Any]) -> None:
@@ -160,7 +194,7 @@ class RunJournal(Journal):
         if is_first():
             for path in (self._within, self._scratch):
                 shutil.rmtree(path, ignore_errors=True)
-        (self._stop,) = self._votes(self._asked, now=True)
+        (self._stop,) = self._votes(self._signals.asked, now=True)
         self._leave()
 
     def finished(self) -> tuple[int, PyTree] | None:
@@ -180,7 +214,7 @@ class RunJournal(Journal):
 
     def halt(self) -> None:
         """Ends the run when a signal has asked to stop."""
-        (self._stop,) = self._votes(self._asked)
+        (self._stop,) = self._votes(self._signals.asked)
         self._leave()
 
     def _leave(self) -> None:
@@ -204,26 +238,13 @@ class RunJournal(Journal):
         part.write_text("".join(json.dumps(r) + "\n" for r in kept))
         part.replace(path)
 
-    @contextmanager
-    def stopping(self) -> Iterator[None]:
-        """SIGTERM and SIGUSR1, within: save after the current step, then raise `Stopped`.
-
-        Python hands signals to the main thread only; in another one nothing changes.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number: int, frame: Any) -> None:
-            del number, frame
-            self._asked = True
-
-        before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGUSR1)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def forget(self) -> None:
+        """Deletes what resuming would need."""
+        progress = self._within.parent
+        if is_first() and progress.exists():
+            shutil.rmtree(progress, ignore_errors=True)
+            with suppress(OSError):  # it may hold more
+                progress.parent.rmdir()
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:

@@ -7,33 +7,18 @@ device of its axis "models" has models of its own.
 
 from __future__ import annotations
 
-import functools
-import math
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from eegsr_jax.data.pipeline import Order
-from eegsr_jax.distributed import AXES, MODELS, WINDOWS, along, gathered, place
+from eegsr_jax.errors import EEGSRError, error_of
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage, Method, MomentStage
-from eegsr_jax.methods.moments import TRAIN, VALIDATE
-from eegsr_jax.training.derived import derive
-from eegsr_jax.training.gradient import (
-    Progress,
-    State,
-    order_seed,
-    refuse_not_finite,
-    score,
-    start,
-    step,
-)
-from eegsr_jax.training.journal import Journal
+from eegsr_jax.training.journal import Journal, TellOnly
 from eegsr_jax.training.loop import (
     accumulate,
     initial,
@@ -43,8 +28,9 @@ from eegsr_jax.training.loop import (
     solve,
     stage_keys,
 )
-from eegsr_jax.training.sharding import check_mesh, specs
-from eegsr_jax.training.windows import Batch, Windows, filled, padded
+from eegsr_jax.training.memory import TooLargeError
+from eegsr_jax.training.stacked import train_stacked
+from eegsr_jax.training.windows import Windows
 from eegsr_jax.typing import PyTree
 
 
@@ -65,9 +51,6 @@ def fit_many(
 ) -> list[PyTree]:
     """Params of each task, as `training.loop.fit` would give them one by one.
 
-    Models whose arrays have the same shapes and that take the same number of steps are trained in
-    one compiled call; a layout of another size makes another group.
-
     Args:
       method: what to train.
       tasks: the models.
@@ -78,19 +61,108 @@ def fit_many(
     Raises:
       MethodError: see `fit`.
     """
+    told = Journal() if journal is None else TellOnly(journal)
+    found: dict[int, PyTree] = {}
+    for members, params in fit_groups(method, tasks, mesh=mesh, journal_of=lambda _: told):
+        for number, each in zip(members, params, strict=True):
+            if isinstance(each, EEGSRError):
+                raise each
+            found[number] = each
+    return [found[number] for number in range(len(tasks))]
+
+
+def fit_groups(
+    method: Method,
+    tasks: Sequence[Task],
+    *,
+    mesh: Mesh | None = None,
+    journal_of: Callable[[list[int]], Journal],
+) -> Iterator[tuple[list[int], list[PyTree | EEGSRError]]]:
+    """Group after group: which tasks, and of each its params, or why it has none.
+
+    Models whose arrays have the same shapes and that take the same number of steps are trained in
+    one compiled call; a layout of another size makes another group. A group that would not fit
+    into the device's memory is cut: what its program needs is asked of XLA, before it runs.
+
+    Args:
+      method: what to train.
+      tasks: the models.
+      mesh: see `fit_many`.
+      journal_of: numbers of tasks -> what is told of their group, and keeps what resuming it needs.
+
+    Raises:
+      MethodError: two stages have one name, or a mesh that does not fit.
+    """
     refuse_twins(method)
-    journal = Journal() if journal is None or jax.process_index() else journal
     keys = [stage_keys(method, task.key) for task in tasks]
     params = [initial(method, t.geometry, k[0]) for t, k in zip(tasks, keys, strict=True)]
-    for number, stage in enumerate(method.stages):
-        own = [k[number + 1] for k in keys]
-        if isinstance(stage, MomentStage):
-            params = _moments(stage, params, tasks, shared=number == 0)
-        else:
-            params = _gradients(stage, params, tasks, own, mesh, journal)
-        for each in params:
-            refuse_nan(method, each)
-    return params
+    first = 0
+    if method.stages and isinstance(method.stages[0], MomentStage):
+        # The sums of a first stage depend on the windows alone: one pass for all layouts.
+        params, first = _moments(method.stages[0], params, tasks, shared=True), 1
+    waiting = _groups(method, params, tasks)
+    while waiting:
+        members = waiting.pop(0)
+        own = [[x[i] for i in members] for x in (params, tasks, keys)]
+        try:
+            trained = _Group(method, *own, mesh=mesh, journal=journal_of(members)).trained(first)
+        except TooLargeError as error:  # of several, see `train_stacked`
+            size = max(1, int(len(members) * error.share))
+            waiting[:0] = [members[i : i + size] for i in range(0, len(members), size)]
+            continue
+        yield members, trained
+
+
+def _groups(method: Method, params, tasks: Sequence[Task]) -> list[list[int]]:
+    """Tasks that share a program; closed forms are one group."""
+    sizes = [s.batch_size for s in method.stages if isinstance(s, GradientStage)]
+    groups: dict[Any, list[int]] = {}
+    for number, (each, task) in enumerate(zip(params, tasks, strict=True)):
+        same: Any = ()
+        if sizes:
+            shapes = tuple(np.shape(x) for x in jax.tree.leaves((each, nameless(task.geometry))))
+            same = shapes, tuple(task.windows.steps(size) for size in sizes)
+        groups.setdefault(same, []).append(number)
+    return list(groups.values())
+
+
+class _Group:
+    """Models that share a program, through the stages of their method."""
+
+    def __init__(self, method: Method, params, tasks, keys, *, mesh, journal: Journal):
+        self.method, self.params, self.tasks, self.keys = method, params, tasks, keys
+        self.mesh, self.journal = mesh, journal
+        self.errors: list[EEGSRError | None] = [None] * len(tasks)
+
+    def trained(self, first: int) -> list[PyTree | EEGSRError]:
+        """After all stages from number `first` on, but for those that the journal has."""
+        stages = self.method.stages
+        done, kept = self.journal.finished() or (first, None)
+        if kept is not None:
+            self.params = [kept[f"{i:05}"] for i in range(len(self.tasks))]
+        begun = False
+        for number, stage in enumerate(stages):
+            begun = begun or isinstance(stage, GradientStage)
+            if number < done:
+                continue
+            own = [k[number + 1] for k in self.keys]
+            if isinstance(stage, MomentStage):
+                self.params = _moments(stage, self.params, self.tasks, shared=number == 0)
+            else:
+                given = self.params, self.tasks, own, self.mesh, self.journal
+                self.params, errors = train_stacked(stage, *given)
+                self._note(errors)
+            self._note([error_of(refuse_nan, self.method, each) for each in self.params])
+            if begun and number + 1 < len(stages):
+                self.journal.finish(number + 1, {f"{i:05}": x for i, x in enumerate(self.params)})
+        return [error or each for error, each in zip(self.errors, self.params, strict=True)]
+
+    def _note(self, errors: Sequence[EEGSRError | None]) -> None:
+        """The first error of a model stays; its params go on as NaN, so that it is met again."""
+        for i, error in enumerate(errors):
+            if error is not None and self.errors[i] is None:
+                self.errors[i] = error
+                self.params[i] = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), self.params[i])
 
 
 def _moments(stage: MomentStage, params, tasks: Sequence[Task], shared: bool) -> list[PyTree]:
@@ -102,189 +174,3 @@ def _moments(stage: MomentStage, params, tasks: Sequence[Task], shared: bool) ->
             passes[name] = accumulate(stage, each, task.geometry, task.windows())
         solved.append(solve(stage, each, passes[name], task.geometry))
     return solved
-
-
-def _gradients(stage: GradientStage, params, tasks, keys, mesh, journal) -> list[PyTree]:
-    groups: dict[Any, list[int]] = {}
-    for number, (each, task) in enumerate(zip(params, tasks, strict=True)):
-        shapes = tuple(np.shape(x) for x in jax.tree.leaves((each, nameless(task.geometry))))
-        groups.setdefault((shapes, task.windows.steps(stage.batch_size)), []).append(number)
-    out = list(params)
-    for (_, per_epoch), members in groups.items():
-        short = 0 if mesh is None else -len(members) % mesh.shape.get(MODELS, 1)
-        models = members + members[-1:] * short
-        trained = _train_group(
-            stage,
-            *([x[i] for i in models] for x in (params, tasks, keys)),
-            count=len(members),
-            per_epoch=per_epoch,
-            mesh=mesh,
-            journal=journal,
-        )
-        for number, each in zip(members, trained, strict=True):
-            out[number] = each
-    return out
-
-
-def _train_group(
-    stage, params, tasks, keys, *, count: int, per_epoch: int, mesh: Mesh | None, journal: Journal
-) -> list[PyTree]:
-    """Params of the first `count` models; those after them fill a mesh."""
-    if mesh is not None:
-        check_mesh(stage, params[0], mesh, AXES)
-    sets = list({id(task.windows): task.windows for task in tasks}.values())
-    which = np.array([[w is task.windows for w in sets].index(True) for task in tasks])
-    loaded = [w.load(TRAIN, stage.overlap) for w in sets]
-    orders = [
-        Order(len(loaded[w]), stage.batch_size, None, order_seed(key))
-        for w, key in zip(which, keys, strict=True)
-    ]
-    data, steps = _stacked(loaded), per_epoch * stage.epochs
-    own = [
-        derive(stage, each, nameless(task.geometry), task.windows, key, Journal())
-        for each, task, key in zip(params[:count], tasks, keys, strict=False)
-    ]
-    own += own[-1:] * (len(tasks) - count)
-    derived = _by_model(
-        [x.train(np.arange(len(loaded[w]))) for x, w in zip(own, which, strict=True)]
-    )
-    given, where, key = _stack(params), _stack([nameless(t.geometry) for t in tasks]), _stack(keys)
-    states = _stack([start(stage, each, steps) for each in params])
-    sets_of = which
-    if mesh is not None:
-        given, states = (place(x, mesh, _specs(stage, x, mesh)) for x in (given, states))
-        where, key, sets_of = place((where, key, which), mesh, along(mesh, MODELS))
-        derived = place(derived, mesh, along(mesh, MODELS))
-        data = place(data, mesh, PartitionSpec())
-    score_all = _validation(stage, sets, which, [x.validate for x in own], where, mesh)
-    scores = score_all(given)
-    progress = [Progress(best_score=float(s)) for s in scores]
-    best, done = states.average, np.zeros(len(tasks), bool)
-    run, begun = _compiled_epoch(stage, steps, mesh), time.perf_counter()
-    start_score = float(np.mean(scores[:count]))
-    journal.epoch(stage.name, {"epoch": 0, "step": 0, "validate": start_score})
-    for epoch in range(1, stage.epochs + 1):
-        numbers = range((epoch - 1) * per_epoch, epoch * per_epoch)
-        rows = np.stack([[order(n) for order in orders] for n in numbers])
-        if mesh is not None:
-            rows = place(rows, mesh, along(mesh, MODELS, 1))
-        states, metrics = run(states, given, data, derived, sets_of, rows, key, where)
-        metrics = gathered(metrics, mesh)
-        scores = score_all(given | states.average)
-        better = np.zeros(len(tasks), bool)
-        for i, value in enumerate(scores):
-            if not done[i]:  # alone, it would have ended
-                proved = not math.isnan(progress[i].best_score)
-                refuse_not_finite(stage, epoch, float(metrics["loss"][i]), float(value), proved)
-                progress[i], better[i] = progress[i].after(float(value), stage.min_delta)
-                done[i] = bool(stage.patience) and progress[i].worse >= stage.patience
-        best = jax.tree.map(functools.partial(_where, better), states.average, best)
-        pace = (time.perf_counter() - begun) / epoch
-        journal.epoch(
-            stage.name,
-            {"epoch": epoch, "step": epoch * per_epoch, "models": count}
-            | {name: float(np.mean(x[:count])) for name, x in metrics.items()}
-            | {
-                "validate": float(np.mean(scores[:count])),
-                "best_validate": float(np.mean([p.best_score for p in progress[:count]])),
-                "best_epoch": int(np.median([p.best_epoch for p in progress[:count]])),
-                "seconds_per_step": pace / per_epoch,
-            },
-            remaining=pace * (stage.epochs - epoch),
-            of=stage.epochs,
-        )
-        if done.all():
-            break
-    best = gathered(best, mesh)
-    return [each | jax.tree.map(lambda x, i=i: x[i], best) for i, each in enumerate(params[:count])]
-
-
-def _specs(stage: GradientStage, tree: PyTree, mesh: Mesh) -> PyTree:
-    """As `sharding.specs`, of stacked models."""
-    return jax.tree.map(
-        lambda own: PartitionSpec(*along(mesh, MODELS) or (None,), *own), specs(stage, tree, mesh)
-    )
-
-
-def _over_models(function, mesh: Mesh | None, in_specs, out_specs):
-    """Each device of the axis "models" runs the function on its own models."""
-    if mesh is None or MODELS not in mesh.axis_names:
-        return jax.jit(function)
-    spread = {"in_specs": in_specs, "out_specs": out_specs, "axis_names": {MODELS}}
-    return jax.jit(jax.shard_map(function, mesh=mesh, **spread))
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled_epoch(stage: GradientStage, steps: int, mesh: Mesh | None):
-    def run(state, params, batch, key, geometry):
-        return step(stage, steps, state, params, batch, key, geometry, mesh)
-
-    def epoch(states: State, params, data, derived, which, rows, keys, where):
-        def one(states, rows):
-            batch = {"eeg": data[which[:, None], rows]}  # [model, batch, M, time]
-            batch |= jax.vmap(lambda own, rows: jax.tree.map(lambda x: x[rows], own))(derived, rows)
-            return jax.vmap(run)(states, params, batch, keys, where)
-
-        states, metrics = jax.lax.scan(one, states, rows)
-        return states, jax.tree.map(lambda x: x.mean(0), metrics)
-
-    own, whole, second = PartitionSpec(MODELS), PartitionSpec(), PartitionSpec(None, MODELS)
-    return _over_models(epoch, mesh, (own, own, whole, own, own, second, own, own), own)
-
-
-def _validation(stage, sets: Sequence[Windows], which: np.ndarray, derived, where, mesh):
-    """Stacked params -> the score of every model."""
-    own = [w.load(VALIDATE) for w in sets]
-    size, most = stage.batch_size, max(len(eeg) for eeg in own)
-    every = [
-        {"eeg": own[w], "part": np.full(len(own[w]), VALIDATE, np.int32)}
-        | lookup(np.arange(len(own[w])))
-        for w, lookup in zip(which, derived, strict=True)
-    ]
-    batches = []
-    for begin in range(0, most, size):
-        cut = [{name: x[begin : begin + size] for name, x in each.items()} for each in every]
-        batches.append(_stack([padded(batch, size) for batch in cut]))
-    if mesh is not None:
-        rows = PartitionSpec(*along(mesh, MODELS) or (None,), *along(mesh, WINDOWS))
-        batches = place(batches, mesh, rows)
-    run = _compiled_scores(stage, mesh)
-
-    def scores(params: PyTree) -> np.ndarray:
-        if not batches:
-            return np.full(len(which), np.nan)
-        found = gathered([run(params, batch, where) for batch in batches], mesh)
-        sums = np.sum([np.asarray(x, np.float64) for x in found], 0)
-        with np.errstate(invalid="ignore"):
-            return sums[:, 0] / sums[:, 1]
-
-    return scores
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled_scores(stage: GradientStage, mesh: Mesh | None):
-    def run(params, batch, geometry):
-        return score(stage, params, batch, geometry, mesh)
-
-    own = PartitionSpec(MODELS)
-    return _over_models(jax.vmap(run), mesh, own, own)
-
-
-def _stacked(arrays: Iterable[np.ndarray]) -> jax.Array:
-    """Arrays of several lengths along a new first axis; what fills them up is never drawn."""
-    arrays = list(arrays)
-    most = max(len(x) for x in arrays)
-    return jnp.stack([filled(x, most) for x in arrays])
-
-
-def _by_model(batches: Sequence[Batch]) -> dict[str, jax.Array]:
-    """What is derived of each model's windows, `_stacked`."""
-    return {name: _stacked(batch[name] for batch in batches) for name in batches[0]}
-
-
-def _stack(trees: Sequence[PyTree]) -> PyTree:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def _where(chosen: np.ndarray, new: jax.Array, old: jax.Array) -> jax.Array:
-    return jnp.where(chosen.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)

@@ -10,69 +10,35 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
-from eegsr_jax import config, geometry, methods
-from eegsr_jax.data.preprocessing import Preprocessing
-from eegsr_jax.data.segments import by_subject, cut_end, whole
+from eegsr_jax import config, geometry
 from eegsr_jax.data.store import Store
 from eegsr_jax.distributed import from_first, is_first
 from eegsr_jax.errors import ConfigError
 from eegsr_jax.geometry import Geometry
-from eegsr_jax.methods.base import GradientStage, Method
+from eegsr_jax.methods.base import Method
 from eegsr_jax.training.checkpoint import load_params, save_params
-from eegsr_jax.training.journal import RunJournal
+from eegsr_jax.training.experiment import (
+    Experiment,
+    is_closed_form,
+    one_method,
+    prepared,
+    settled,
+    split_of,
+)
+from eegsr_jax.training.journal import RunJournal, StopSignals
 from eegsr_jax.training.loop import check_binding, fit, shapes
-from eegsr_jax.training.windows import StoreWindows, layout_geometry, shared_channels
 from eegsr_jax.typing import PyTree
 
-_FREE = ("mesh", "checkpoint_seconds", "writers")  # change no number by more than 1e-6
 _MEND = "choose another --workdir, or delete it"
 _PARAMS = "checkpoints/params"
 _PROGRESS = "checkpoints/progress"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """What to train on what; `configs/*.py` build one.
-
-    Attributes:
-      dataset, root, subjects, sessions, runs: as the flags of `eegsr prepare`; () means all.
-      preprocessing: applied to the recordings, and expected of what is reconstructed later.
-      layout: observed channels, see `layouts.layout`.
-      method: as on the command line, "lagged_ridge(lags=6)".
-      window_seconds: of the training windows.
-      validate: share of each subject's material, at its end, that chooses penalties, stops training
-        and sets error bars.
-      batch_size: windows read at a time; the steps of a deep method have their own.
-      seed: of everything random.
-      mesh: devices to spread a deep method over, as "windows:4,gaussians:2" (sweeps: "models:8");
-        None is one device, or all of several processes over "windows".
-      checkpoint_seconds: between two checkpoints.
-      writers: where metrics go beside `metrics.jsonl`: tensorboard, wandb.
-    """
-
-    dataset: str = "sample"
-    root: str | None = None
-    subjects: tuple[str, ...] = ()
-    sessions: tuple[str, ...] = ()
-    runs: tuple[str, ...] = ()
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    layout: str = "spread:15"
-    method: str = "lagged_ridge"
-    window_seconds: float = 2.0
-    validate: float = 0.2
-    batch_size: int = 32
-    seed: int = 0
-    mesh: str | None = None
-    checkpoint_seconds: float = 60.0
-    writers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,82 +76,39 @@ def train(experiment: Experiment, store: Store, out: Path, *, mesh: Mesh | None 
         is left to train or to validate on.
       EEGSRError: the layout or method does not fit the data.
     """
-    ((_, method),) = one_method(experiment.method)
+    _, method = one_method(experiment.method)
     card = card_of(experiment, store)
     refuse_other(out, card)
     windows, where = prepared(experiment, store)
     check_binding(method, card.sfreq, windows.window)
+    signals = StopSignals()
     journal = RunJournal(
         out,
         open_folder=lambda: open_run(out, card, where),
         every=experiment.checkpoint_seconds,
         writers=experiment.writers,
+        signals=signals,
     )
     # A closed form is over in seconds, and has nothing to save half-way.
-    long = any(isinstance(stage, GradientStage) for stage in method.stages)
-    with journal.stopping() if long else nullcontext():
+    with nullcontext() if is_closed_form(method) else signals:
         key = jax.random.key(experiment.seed)
         params = fit(method, where, windows, key=key, mesh=mesh, journal=journal)
     write_run(out, card, where, params)
     return card
 
 
-def refuse_idle_mesh(chosen: Iterable[Method]) -> None:
-    """Refuse a mesh where none of the methods has anything to spread over it.
-
-    Raises:
-      ConfigError: so it is.
-    """
-    chosen = list(chosen)
-    if not any(isinstance(stage, GradientStage) for m in chosen for stage in m.stages):
-        names = ", ".join(dict.fromkeys(method.name for method in chosen))
-        raise ConfigError(
-            f"{names}: trained in closed form, on one device; leave mesh out, and start one "
-            "process only"
-        )
-
-
-def prepared(experiment: Experiment, store: Store) -> tuple[StoreWindows, Geometry]:
-    """The windows and the geometry that an experiment trains on.
-
-    Raises:
-      ConfigError: nothing is left to train or to validate on.
-    """
-    if not 0 < experiment.validate < 1:
-        raise ConfigError(
-            f"validate={experiment.validate}: expected a share between 0 and 1; error bars are set "
-            "on it"
-        )
-    segments = [whole(recording) for recording in store.recordings]
-    parts = [
-        cut_end(store, own, experiment.validate, 0.0)
-        for own in by_subject(store, segments).values()
-    ]
-    training, validating = (
-        tuple(s for part in side for s in part) for side in zip(*parts, strict=True)
-    )
-    channels = shared_channels(store, segments)
-    where = layout_geometry(store, training, channels, experiment.layout)
-    windows = StoreWindows(
-        store=store,
-        train=training,
-        validate=validating,
-        window=round(experiment.window_seconds * store.recordings[0].sfreq),
-        batch_size=experiment.batch_size,
-        channels=channels,
-    )
-    return windows, where
-
-
 def card_of(experiment: Experiment, store: Store) -> Card:
-    """The card of an experiment on its store."""
+    """The card of an experiment on a store that has its recordings."""
     from eegsr_jax import __version__
+
+    own, split = split_of(experiment, store)
+    trained = {segment.key for segment in (*split.train, *split.validate)}
 
     return Card(
         experiment=experiment,
-        sfreq=store.recordings[0].sfreq,
-        reference=store.recordings[0].reference,
-        recordings=tuple(recording.key for recording in store.recordings),
+        sfreq=own.recordings[0].sfreq,
+        reference=own.recordings[0].reference,
+        recordings=tuple(r.key for r in own.recordings if r.key in trained),
         citation=store.citation,
         licence=store.licence,
         version=__version__,
@@ -229,8 +152,7 @@ def is_complete(out: Path, card: Card) -> bool:
 
 def _strict(card: Card) -> Card:
     """Without what is free."""
-    free = {f.name: f.default for f in fields(Experiment) if f.name in _FREE}
-    return replace(card, experiment=replace(card.experiment, **free))
+    return replace(card, experiment=settled(card.experiment))
 
 
 def open_run(out: Path, card: Card, where: Geometry) -> None:
@@ -293,7 +215,7 @@ def load(path: str | Path) -> tuple[Method, PyTree, Geometry]:
         raise ConfigError(
             f"{path}: training has not finished; `eegsr train` with the same flags goes on with it"
         )
-    ((_, method),) = one_method(card.experiment.method)
+    _, method = one_method(card.experiment.method)
     return method, load_params(path / _PARAMS, shapes(method, where)), where
 
 
@@ -312,11 +234,3 @@ def load_card(path: str | Path) -> Card:
         ) from None
     except (ConfigError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}/config.json: {error}") from None
-
-
-def one_method(spec: str):
-    """The text of one method, and the method."""
-    parsed = methods.parse(spec)
-    if len(parsed) != 1:
-        raise ConfigError(f"method {spec!r}: expected one method, found {len(parsed)}")
-    return parsed.items()

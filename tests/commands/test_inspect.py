@@ -243,7 +243,7 @@ def test_no_run_is_refused(tmp_path, capsys):
 
 
 CONFIG = """
-from eegsr_jax.training.run import Experiment
+from eegsr_jax.training.experiment import Experiment
 
 def get_config():
     return Experiment(dataset="files", layout="{layout}", method="{method}", window_seconds=1.0)

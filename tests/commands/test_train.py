@@ -12,7 +12,7 @@ from eegsr_jax.training.run import load, load_card
 
 CONFIG = """
 from eegsr_jax.data.preprocessing import PREPROCESSING
-from eegsr_jax.training.run import Experiment
+from eegsr_jax.training.experiment import Experiment
 
 def get_config():
     return Experiment(

@@ -226,7 +226,7 @@ def stopping(folder, at):
     due, left = run.due, iter(range(at - 1, -1, -1))
 
     def asked():
-        run._asked = next(left) == 0
+        run._signals.asked = next(left) == 0
         return due()
 
     run.due = asked
@@ -304,7 +304,7 @@ def test_a_signal_ends_it_after_a_recording(stored, geometry, tmp_path):
 
     class Asking(StoreWindows):
         def recorded(self, part, overlap=1):
-            run._asked = part == 1  # while the training windows are done
+            run._signals.asked = part == 1  # while the training windows are done
             return opened(self, part, overlap)
 
     asking = Asking(**{name: getattr(stored, name) for name in stored.__dataclass_fields__})

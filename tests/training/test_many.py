@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from eegsr_jax.errors import MethodError
 from eegsr_jax.geometry import make_geometry, montage
 from eegsr_jax.methods import GradientStage, Method, MomentStage
 from eegsr_jax.methods.base import linear_apply
 from eegsr_jax.training.journal import Journal
 from eegsr_jax.training.loop import fit
-from eegsr_jax.training.many import Task, fit_many
+from eegsr_jax.training.many import Task, fit_groups, fit_many
 from eegsr_jax.training.windows import MemoryWindows
 
 NAMES = "Fp1 Fp2 F3 Fz F4 C3 Cz C4 P3 Pz P4 Oz".split()
@@ -123,6 +124,25 @@ def test_many_are_each_alone(tasks):
         for name in alone:
             np.testing.assert_allclose(params[name], alone[name], rtol=1e-5, atol=1e-6)
     assert np.abs(together[0]["map"] - together[1]["map"]).max() > 1e-3  # two seeds
+
+
+def test_a_model_that_is_not_finite_fails_alone(tasks):
+    eeg = np.array(tasks[0].windows.load(0))
+    spoilt = np.where(np.arange(eeg.size).reshape(eeg.shape) == 77, np.nan, eeg)
+    part = np.repeat([0, 1], [len(eeg) - 3, 3]).astype(np.int32)
+    wrong, right = (MemoryWindows(lambda x=x: [{"eeg": x, "part": part}]) for x in (spoilt, eeg))
+    three = [
+        tasks[0]._replace(windows=windows, key=jax.random.key(seed))
+        for seed, windows in enumerate((right, wrong, right))
+    ]
+    ((members, found),) = fit_groups(METHOD, three, journal_of=lambda members: Journal())
+    assert members == [0, 1, 2] and isinstance(found[1], MethodError)
+    assert "expected finite numbers" in str(found[1])
+    for number in (0, 2):
+        alone = fit(METHOD, three[number].geometry, right, key=jax.random.key(number))
+        np.testing.assert_allclose(found[number]["map"], alone["map"], rtol=1e-5, atol=1e-6)
+    with pytest.raises(MethodError, match="expected finite numbers"):
+        fit_many(METHOD, [t._replace(key=jax.random.key(9)) for t in three])
 
 
 def test_without_validation_windows_the_last_epoch_is_kept(tasks):

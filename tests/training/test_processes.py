@@ -24,8 +24,9 @@ from eegsr_jax.data.preprocessing import PREPROCESSING
 from eegsr_jax.data.store import open_store, prepare
 from eegsr_jax.distributed import ending_together, make_mesh, start_processes
 from eegsr_jax.training.checkpoint import load_params, newest
+from eegsr_jax.training.experiment import Experiment
 from eegsr_jax.training.journal import RunJournal, Stopped
-from eegsr_jax.training.run import Experiment, load, load_card, train
+from eegsr_jax.training.run import load, load_card, train
 from eegsr_jax.training.sweep import train_sweep
 
 NAMES = "Fp1 Fp2 F7 F3 Fz F4 F8 T7 C3 Cz C4 T8 P7 P3 Pz P4 P8 O1 O2 Oz".split()

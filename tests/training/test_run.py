@@ -21,8 +21,9 @@ from eegsr_jax.data.store import prepare
 from eegsr_jax.errors import ChannelError, ConfigError, EEGSRError, SplitError
 from eegsr_jax.methods import make, reconstruct
 from eegsr_jax.training import run as runs
+from eegsr_jax.training.experiment import Experiment
 from eegsr_jax.training.loop import fit
-from eegsr_jax.training.run import Experiment, load, load_card, train
+from eegsr_jax.training.run import load, load_card, train
 from eegsr_jax.training.windows import StoreWindows
 
 NAMES = "Fp1 Fp2 F7 F3 Fz F4 F8 T7 C3 Cz C4 T8 P7 P3 Pz P4 P8 O1 O2 Oz".split()

@@ -20,10 +20,11 @@ from eegsr_jax.errors import ConfigError, MethodError
 from eegsr_jax.geometry import make_geometry, montage
 from eegsr_jax.methods import GradientStage, Method, MomentStage
 from eegsr_jax.methods.base import linear_apply
+from eegsr_jax.training.experiment import Experiment
 from eegsr_jax.training.journal import RunJournal, Stopped
 from eegsr_jax.training.loop import fit
 from eegsr_jax.training.many import Task, fit_many
-from eegsr_jax.training.run import Experiment, load, train
+from eegsr_jax.training.run import load, train
 from eegsr_jax.training.windows import MemoryWindows, StoreWindows
 
 NAMES = "Fp1 Fp2 F3 Fz F4 C3 Cz C4 P3 Pz P4 Oz".split()

@@ -1,0 +1,49 @@
+"""With what numbers were made."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from eegsr_jax import __version__
+
+
+def made_with() -> dict[str, Any]:
+    """With what numbers are made here: command, device, commit, versions."""
+    import jax
+
+    return {
+        "command": _command(),
+        "device": str(jax.devices()[0].device_kind),
+        "commit": _commit(),
+        "versions": {"eegsr_jax": __version__}
+        | {name: metadata.version(name) for name in ("jax", "jaxlib", "mne", "numpy", "scipy")},
+    }
+
+
+def _command() -> str:
+    """How this process was called, without the machine's folders."""
+    words = [re.sub(r"=(\S*/)([^/,]*)", r"=…/\2", word) for word in sys.argv[1:]]
+    return " ".join(["eegsr", *(shlex.quote(w) if set(w) & set("()") else w for w in words)])
+
+
+def _commit() -> str | None:
+    """The revision of this checkout, or None for an installed package."""
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
