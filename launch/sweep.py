@@ -27,9 +27,10 @@ from absl import flags
 from eegsr_jax.commands.main import explain
 from eegsr_jax.commands.prepare import required
 from eegsr_jax.commands.train import prepared_store
+from eegsr_jax.data.store import open_store
 from eegsr_jax.errors import ConfigError, EEGSRError
 from eegsr_jax.evaluation import tables
-from eegsr_jax.training.experiment import Experiment, is_tested, trial_name
+from eegsr_jax.training.experiment import Experiment, is_tested, split_of, trial_name
 from eegsr_jax.training.sweep import note_failure
 from launch import board, k8s, local, plan, slurm
 from launch.collect import collect
@@ -129,7 +130,7 @@ def _launch(
     store = Path(values.store or out / "store")
     if backend == "local" and values.hosts * values.processes > 1:
         raise ConfigError("--backend=local: one process trains a trial; leave --hosts out")
-    if backend != "k8s":  # there, OUT may be seen by the pods alone
+    if backend != "k8s" and not _is_ready(store, experiments):  # pods alone may see OUT
         prepared_store(experiments, store)
     for experiment in left:
         note_failure(out, trial_name(experiment), "")  # it is tried again
@@ -169,6 +170,17 @@ def _launch(
         plan.note(out, jobs, record)
         local.run(jobs, say=lambda line: print(line, flush=True))
         print(board.page(out))
+
+
+def _is_ready(store: Path, experiments: list[Experiment]) -> bool:
+    """Whether a store has all recordings: tasks of an earlier launch may be reading it."""
+    try:
+        opened = open_store(store)
+        for experiment in experiments:
+            split_of(experiment, opened)
+    except EEGSRError:
+        return False
+    return True
 
 
 def status(values: flags.FlagValues, out: Path) -> None:

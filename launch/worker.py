@@ -134,6 +134,8 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 env=os.environ | dict(self.job.environment) | dict(self.environment),
             )
+        if self.stopped:  # while it was begun
+            self.stop()
         begun = time.monotonic()
         while (status := self._child.poll()) is None:
             now = time.monotonic()

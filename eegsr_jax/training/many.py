@@ -103,7 +103,8 @@ def fit_groups(
     waiting = _groups(method, params, tasks)
     while waiting:
         members = waiting.pop(0)
-        own = [[x[i] for i in members] for x in (params, tasks, keys)]
+        own: list[Any] = [[x[i] for i in members] for x in (params, tasks)]
+        own.append([[jax.random.clone(k) for k in keys[i]] for i in members])  # it may be cut
         try:
             trained = _Group(method, *own, mesh=mesh, journal=journal_of(members)).trained(first)
         except TooLargeError as error:  # of several, see `train_stacked`

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -108,7 +109,7 @@ def note_failure(out: Path, name: str, why: str) -> None:
         file.unlink(missing_ok=True)
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    half = file.with_suffix(".tmp")
+    half = file.with_suffix(f".{socket.gethostname()}-{os.getpid()}.tmp")
     half.write_text(f"{why}\n", encoding="utf-8")
     os.replace(half, file)
 

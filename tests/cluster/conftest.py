@@ -11,7 +11,7 @@ import pytest
 from eegsr_jax.data import datasets
 from eegsr_jax.data.preprocessing import PREPROCESSING
 from eegsr_jax.data.store import prepare
-from eegsr_jax.training.run import Experiment
+from eegsr_jax.training.experiment import Experiment
 
 from .rig import Cluster, available, started
 

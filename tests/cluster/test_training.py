@@ -10,17 +10,11 @@ import jax
 import numpy as np
 import pytest
 
+from eegsr_jax import config
+from eegsr_jax.training.experiment import trial_name
 from eegsr_jax.training.run import load
 
 pytestmark = [pytest.mark.slow]
-
-CONFIG = """
-from eegsr_jax import config
-from eegsr_jax.training.run import Experiment
-
-def get_config():
-    return config.from_json(Experiment, {text!r})
-"""
 
 
 def metrics(run: Path) -> list[dict]:
@@ -37,17 +31,16 @@ def test_requeued_in_mid_training_it_goes_on_to_the_same_bits(
 
     Over two nodes, a process on each, all save and go on at the same step.
     """
-    from eegsr_jax import config
-
-    (tmp_path / "config.py").write_text(CONFIG.format(text=config.to_json(experiment(5, count))))
-    command = f"{sys.executable} -m eegsr_jax.commands.main train --config={tmp_path}/config.py"
-    folders = f"--workdir={tmp_path}/run-$SLURM_ARRAY_TASK_ID --store={store}"
+    trial = experiment(5, count)
+    (tmp_path / "trial.json").write_text(config.list_to_json([trial]))
+    command = f"{sys.executable} -m eegsr_jax.commands.main train --sweep"
+    files = f"--config={tmp_path}/trial.json --workdir={tmp_path}/$SLURM_ARRAY_TASK_ID"
     job = cluster.ask(
         *("sbatch", "--parsable", "--array=0-1", "--requeue", "--open-mode=append"),
         *(f"--nodes={nodes}", "--ntasks-per-node=1", f"--output={tmp_path}/%a.out"),
-        *("--wrap", f"srun {command} {folders}"),
+        *("--wrap", f"srun {command} {files} --store={store}"),
     ).strip()
-    stopped, whole = (tmp_path / f"run-{number}" for number in range(2))
+    stopped, whole = (tmp_path / str(number) / trial_name(trial) for number in range(2))
     cluster.wait_for(lambda: len(metrics(stopped)) > 3, "some epochs", 180)
     cluster.ask("scontrol", "requeue", f"{job}_0")
     done = cluster.end_of(job)

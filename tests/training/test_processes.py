@@ -24,7 +24,7 @@ from eegsr_jax.data.preprocessing import PREPROCESSING
 from eegsr_jax.data.store import open_store, prepare
 from eegsr_jax.distributed import ending_together, make_mesh, start_processes
 from eegsr_jax.training.checkpoint import load_params, newest
-from eegsr_jax.training.experiment import Experiment
+from eegsr_jax.training.experiment import Experiment, trial_name
 from eegsr_jax.training.journal import RunJournal, Stopped
 from eegsr_jax.training.run import load, load_card, train
 from eegsr_jax.training.sweep import train_sweep
@@ -183,8 +183,8 @@ def test_two_processes_sweep(store, alone, tmp_path):
     base = [sys.executable, "-c", CHILD.replace("t.child", "t.swept"), str(Path(__file__).parent)]
     for status, _, said in processes([[*base, str(n), port, *given] for n in range(2)], devices=1):
         assert status == 0, said[-2000:]
-    folders = sorted(f for f in (tmp_path / "all").iterdir() if f.is_dir())
-    assert [f.name for f in folders] == ["seed-5", "seed-6"]
+    folders = [tmp_path / "all" / trial_name(trial) for trial in SEEDS]
+    assert all((folder / "checkpoints/params").exists() for folder in folders)
     for found, wanted in zip(
         *(jax.tree.leaves(load(f)[1]) for f in (folders[0], alone)), strict=True
     ):
