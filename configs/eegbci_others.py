@@ -3,7 +3,7 @@
 python -m launch.sweep --config=configs/eegbci_others.py --out=runs/others --set root=FOLDER
 
 Run 4 of twelve subjects trains (a quarter of them validate), the last 40 % of the thirteenth's
-tests. 624 trials: about half an hour on two cores. Expected (benchmarks/results/sweep_others.md):
+tests. 624 trials. Expected (benchmarks/results/sweep_others.md):
 case2_4x, median over subjects, missing NMSE about 0.170 for `gaussian`, 0.173 for `emag`, 0.180 for
 `lagged_ridge`.
 """

@@ -3,7 +3,7 @@
 python -m launch.sweep --config=configs/eegbci_within.py --out=runs/within --set root=FOLDER
 
 Within each subject, runs 4 and 8 train and run 12 tests (imagined movement of the fists); deep
-methods have three seeds, closed forms need none. 936 trials: about an hour and a half on two cores.
+methods have three seeds, closed forms need none. 1,170 trials.
 Expected (benchmarks/results/sweep_within.md): case2_4x, median over subjects, missing NMSE about
 0.0870 for `lagged_ridge`, 0.0868 for `emag`, 0.0861 for `srgdiff`.
 """
@@ -16,11 +16,13 @@ SUBJECTS = tuple(str(n) for n in range(1, 15) if n != 10)
 LAYOUTS = ("case1_2x", "case1_4x", "case1_8x", "case2_2x", "case2_4x", "case2_8x")
 CLOSED = (
     "nearest",
+    "inverse_distance",
     "spherical_spline",
     "spherical_spline(tune=True)",
     "minimum_norm",
     "ridge",
     "lagged_ridge",
+    "reduced_rank",
     "gaussian",
 )
 DEEP = ("emag", "srgdiff")
