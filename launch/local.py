@@ -71,7 +71,9 @@ def _advance(worker: Worker, steps: Iterator[None], stopping: bool) -> str:
     if stopping and not worker.stopped:
         worker.stop()
     try:
-        return "" if next(steps, worker) is None else "over"
+        if next(steps, worker) is None:
+            return ""
+        return "stopped, and saved" if worker.stopped else "over"
     except OSError as error:  # a full disk, as a rule, on which not even this can be noted
         return explain("launch", error)
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
-import shlex
 import signal
 import socket
 import sys
@@ -30,6 +28,7 @@ from eegsr_jax.commands.train import prepared_store
 from eegsr_jax.data.store import open_store
 from eegsr_jax.errors import ConfigError, EEGSRError
 from eegsr_jax.evaluation import tables
+from eegsr_jax.evaluation.provenance import called
 from eegsr_jax.training.experiment import Experiment, is_tested, split_of, trial_name
 from eegsr_jax.training.sweep import note_failure
 from launch import board, k8s, local, plan, slurm
@@ -40,6 +39,7 @@ BACKENDS = "local", "slurm", "k8s"
 ACTIONS = "run", "status", "cancel", "collect"
 _WORKERS = 16  # tasks at a time, on clusters
 _LAUNCHER = ".launcher"
+_PROGRAM = "python -m launch.sweep"
 
 
 def define_flags() -> flags.FlagValues:
@@ -153,7 +153,11 @@ def _launch(
         environment=tuple(_pairs(values, "env").items()),
     )
     tasks = sum(len(job.tasks) for job in jobs)
-    record: dict[str, Any] = {"backend": backend, "time": plan.now(), "command": _command()}
+    record: dict[str, Any] = {
+        "backend": backend,
+        "time": plan.now(),
+        "command": called(_PROGRAM),
+    }
     if backend == "k8s":
         file = out / "jobset.yaml"
         k8s.write(file, jobs, _pairs(values, "k8s"))
@@ -207,7 +211,7 @@ def cancel(values: flags.FlagValues, out: Path) -> None:
 def collected(values: flags.FlagValues, out: Path) -> None:
     """Writes the results, and prints what they say."""
     launches = board.launches(out)
-    command = launches[0]["command"] if launches else _command()
+    command = launches[0]["command"] if launches else called(_PROGRAM)
     files = collect(out, Path(values.store or out / "store"), command)
     for file in files:
         if file.name == "results.json":
@@ -274,12 +278,6 @@ def _pairs(values: flags.FlagValues, name: str) -> dict[str, str]:
             raise ConfigError(f"--{name}={word}: expected --{name}=NAME=VALUE")
         found[key] = value
     return found
-
-
-def _command() -> str:
-    """How this was called, without the machine's folders."""
-    words = [re.sub(r"=(\S*/)([^/,]*)", r"=…/\2", word) for word in sys.argv[1:]]
-    return shlex.join(["python", "-m", "launch.sweep", *words])
 
 
 if __name__ == "__main__":

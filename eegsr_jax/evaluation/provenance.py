@@ -18,7 +18,7 @@ def made_with() -> dict[str, Any]:
     import jax
 
     return {
-        "command": _command(),
+        "command": called("eegsr"),
         "device": str(jax.devices()[0].device_kind),
         "commit": _commit(),
         "versions": {"eegsr_jax": __version__}
@@ -26,10 +26,10 @@ def made_with() -> dict[str, Any]:
     }
 
 
-def _command() -> str:
+def called(program: str) -> str:
     """How this process was called, without the machine's folders."""
     words = [re.sub(r"=(\S*/)([^/,]*)", r"=…/\2", word) for word in sys.argv[1:]]
-    return " ".join(["eegsr", *(shlex.quote(w) if set(w) & set("()") else w for w in words)])
+    return " ".join([program, *(shlex.quote(w) if set(w) & set("()") else w for w in words)])
 
 
 def _commit() -> str | None:

@@ -111,6 +111,8 @@ def _entries(folder: Path) -> list[str]:
 def _delete(folder: Path, names: list[str]) -> None:
     """Entries that have their final names lose them first: what has one is always complete."""
     for name in names:
+        if not (folder / name).exists():  # half-written by a killed process, now whole
+            continue
         gone = folder / (f"{name}.part" if name.isdigit() else name)
         os.replace(folder / name, gone)
         shutil.rmtree(gone, ignore_errors=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -127,6 +128,10 @@ def _waiting(trials: Trials, store: Store, end: Callable[..., None]) -> Trials:
             return f"no: {error}"
         return "waiting"
 
+    if is_first():  # what killed processes left of folders that were to appear
+        for _, folder in trials:
+            for half in folder.parent.glob(f".{folder.name}.*.tmp"):
+                shutil.rmtree(half, ignore_errors=True)
     states = from_first([state(*trial) for trial in trials])
     for trial, found in zip(trials, states, strict=True):
         if found == "complete":

@@ -10,7 +10,7 @@ import pytest
 
 from launch import board, slurm, sweep
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.cluster]
 
 HERE = Path(sweep.__file__).parents[1]
 CONFIG = """

@@ -15,7 +15,7 @@ def test_what_is_absent_is_named(monkeypatch):
     assert "apt-get install slurm-wlm slurmdbd munge mariadb-server" in str(rig.available())
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_two_side_by_side_of_which_one_ends(cluster):
     with rig.started() as other:
         assert [other.node_state(name) for name in rig.NODES] == ["idle", "idle"]

@@ -16,7 +16,7 @@ from eegsr_jax.training.experiment import Experiment, trial_name
 from launch import board, plan, slurm
 from launch.job import Job, Resources
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.cluster]
 
 
 @pytest.fixture

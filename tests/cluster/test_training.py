@@ -14,7 +14,7 @@ from eegsr_jax import config
 from eegsr_jax.training.experiment import trial_name
 from eegsr_jax.training.run import load
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.cluster]
 
 
 def metrics(run: Path) -> list[dict]:
