@@ -11,7 +11,7 @@ from eegsr_jax.data.preprocessing import Preprocessing
 from eegsr_jax.data.segments import by_subject, cut_end, whole
 from eegsr_jax.data.splits import Split
 from eegsr_jax.data.store import Store
-from eegsr_jax.errors import ConfigError
+from eegsr_jax.errors import ConfigError, SplitError
 from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage, Method
 from eegsr_jax.training.windows import StoreWindows, layout_geometry, shared_channels
@@ -111,8 +111,12 @@ def split_of(experiment: Experiment, store: Store) -> tuple[Store, Split]:
         left = tuple(r for r in own.recordings if r.key not in keys)
         trained = replace(own, recordings=left)
     names, test_names = (_named(side, part) for side in (trained, tested))
+    others = [name for name in names if name not in test_names]
+    if not others:
+        raise SplitError(
+            f"test_{part}={','.join(test_names)}: nothing else is left to train on; test on fewer"
+        )
     if part == "subjects":
-        others = [name for name in names if name not in test_names]
         both = own.select(subjects=(*others, *test_names))
         split = splits.leave_subjects_out(both, test_names, validate_subjects=experiment.validate)
         return both, splits.with_calibration(split, both, 0.0, test_from=_TEST_FROM)
