@@ -114,7 +114,7 @@ def page(out: Path, running: dict[str, str] | None = None) -> str:
     if running:
         told = ", ".join(f"{n} {s}" for s, n in Counter(running.values()).items())
         lines.append(f"in hand: {told}")
-    lines += [f"{eta}" for eta in _eta(out, experiments, found) if eta]
+    lines += _eta(out, experiments, found)
     for name in (n for n in experiments if found[n] == "failed"):
         why = (out / FAILED / f"{name}.txt").read_text(errors="replace").strip()
         lines.append(f"failed: {name} {label(experiments[name], names)}")
@@ -123,21 +123,21 @@ def page(out: Path, running: dict[str, str] | None = None) -> str:
 
 
 def _eta(out: Path, experiments: dict[str, Experiment], found: dict[str, str]) -> list[str]:
-    """From the pace since the last launch; trials of one sweep may differ much."""
+    """From the pace of late: closed forms, which come first, are the quickest."""
     left = sum(s in ("begun", "waiting") for s in found.values())
     last = launches(out)
     if not left or not last:
         return []
-    begun, done = last[-1]["time"], 0
+    elapsed = time.time() - last[-1]["time"]
+    since, done = min(elapsed, max(600, elapsed / 2)), 0
     for name, experiment in experiments.items():
-        file = out / name / (SCORES if is_tested(experiment) else "config.json")
-        done += found[name] == "finished" and file.stat().st_mtime >= begun
+        if found[name] == "finished":
+            file = out / name / (SCORES if is_tested(experiment) else "config.json")
+            done += time.time() - file.stat().st_mtime < since
     if not done:
         return []
-    seconds = (time.time() - begun) / done * left
-    return [
-        f"{done} finished since the last launch; at this pace {left} more take {clock(seconds)}"
-    ]
+    more = f"{left} more would take {clock(since / done * left)}"
+    return [f"{done} finished in the last {clock(since)}; at this pace {more}"]
 
 
 def clock(seconds: float) -> str:

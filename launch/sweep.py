@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import flags
 
-from eegsr_jax.commands.main import explain
+from eegsr_jax.commands.main import explain, flag_lines
 from eegsr_jax.commands.prepare import required
 from eegsr_jax.commands.train import prepared_store
 from eegsr_jax.data.store import open_store
@@ -82,7 +82,7 @@ def main(words: Sequence[str]) -> int:
     values = define_flags()
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
     if any(word in ("-h", "-help", "--help") for word in words):
-        print(f"{__doc__}\n{values.get_help()}")
+        print("\n".join([str(__doc__), *flag_lines(values)]))
         return 0
     try:
         arguments = values(["launch.sweep", *words])[1:] or ["run"]

@@ -106,11 +106,16 @@ def _summary(name: str) -> str:
 def _usage(name: str, command: ModuleType) -> str:
     lines = [" ".join(["eegsr", name, *command.ARGUMENTS, "[--FLAG=VALUE ...]"]), ""]
     lines += [(command.__doc__ or "").strip(), ""]
-    values = _flags(command)
-    for flag in (values[flag_name] for flag_name in values):
+    return "\n".join([*lines, *flag_lines(_flags(command))])
+
+
+def flag_lines(values: flags.FlagValues) -> list[str]:
+    """What each flag is for, and its default."""
+    lines = []
+    for flag in (values[name] for name in values):
         default = f" (default {flag.default_as_str})" if flag.default else ""
         lines.append(f"  --{flag.name:<15} {' '.join(flag.help.split())}{default}")
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":
