@@ -17,9 +17,10 @@ test: lint
 
 nightly: lint
 	$(PYTEST) -m "not cluster"
+	$(BIN)/python -m pytest -rs -m cluster tests/cluster
 
 cluster: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -rs -m cluster tests/cluster
+	$(BIN)/python -m pytest -rs -m "cluster and not slow" tests/cluster
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
