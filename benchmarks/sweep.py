@@ -107,13 +107,17 @@ def swept(folder: Path, by: str, count: int, flags: list[str]) -> tuple[float, i
 
 def difference(one: Path, other: Path) -> float:
     """The largest of any param of the trials that both have, in shares of its largest number."""
+    names = trials(one).keys() & trials(other).keys()
+    assert names, "no trial is in both"
     worst = 0.0
-    for name in trials(one).keys() & trials(other).keys():
+    for name in names:
         pairs = zip(*(jax.tree.leaves(load(out / name)[1]) for out in (one, other)), strict=True)
         for a, b in pairs:
-            if np.size(a) and np.isfinite(b).all():
-                size = max(float(np.abs(b).max()), 1e-12)
-                worst = max(worst, float(np.abs(a - b).max()) / size)
+            finite = np.isfinite(b)
+            np.testing.assert_array_equal(finite, np.isfinite(a))
+            if finite.any():
+                size = max(float(np.abs(b[finite]).max()), 1e-12)
+                worst = max(worst, float(np.abs(a - b)[finite].max()) / size)
     return worst
 
 

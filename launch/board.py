@@ -56,7 +56,8 @@ def states(out: Path, experiments: dict[str, Experiment]) -> dict[str, str]:
 def unfinished(out: Path, names: Iterable[str]) -> list[str]:
     """Which of the sweep's trials have neither a result nor a reason why not."""
     experiments = trials(out)
-    return [n for n in names if state(out, n, is_tested(experiments[n])) in ("begun", "waiting")]
+    own = [name for name in names if name in experiments]  # others are no longer asked for
+    return [n for n in own if state(out, n, is_tested(experiments[n])) in ("begun", "waiting")]
 
 
 def tail(file: Path, lines: int = _LINES) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ from eegsr_jax.evaluation.protocols import protocol
 from eegsr_jax.evaluation.results import read_json, write_csv
 from eegsr_jax.evaluation.trial import SCORES, stretch_of_runs
 from eegsr_jax.training.experiment import Experiment
-from launch.board import states, trials
+from launch.board import label, states, trials, varying
 
 RESULTS = "results"
+_ON_A_PAGE = "method seed mesh layout subjects test_subjects root writers".split()
 _NO_CASE = "method", "seed", "mesh"  # of experiments that differ in nothing else, all see the same
 
 
 def collect(out: Path, store: Path, command: str) -> list[Path]:
-    """Write `out/results`: trials.csv (and .parquet where pyarrow is), and a folder a protocol.
+    """Write `out/results`: trials.csv (and .parquet where pyarrow is), and pages.
 
+    A folder has what belongs on one page: a protocol, and each value of other fields that vary.
     Trials without a result are in trials.csv too, with how they stand.
 
     Returns:
@@ -43,14 +46,26 @@ def collect(out: Path, store: Path, command: str) -> list[Path]:
     results.mkdir(exist_ok=True)
     files = _table(results, experiments, found, rows)
     opened = open_store(store)
-    for name in dict.fromkeys(row["protocol"] for row in rows.values()):
-        own = {trial: row for trial, row in rows.items() if row["protocol"] == name}
+    for folder, own in _cases(experiments, rows).items():
+        name = next(iter(own.values()))["protocol"]
         head = evaluate.header(protocol(name), opened, list(own.values())) | {"command": command}
         example = _example({trial: experiments[trial] for trial in own}, out, opened)
-        folder = results / name
-        evaluate.write(folder, head, list(own.values()), example, overwrite=True)
-        files += [folder / file for file in evaluate.FILES]
+        evaluate.write(results / folder, head, list(own.values()), example, overwrite=True)
+        files += [results / folder / file for file in evaluate.FILES]
     return files
+
+
+def _cases(
+    experiments: dict[str, Experiment], rows: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Rows that one page may have: they differ in what a page tells apart, and in nothing else."""
+    several = [name for name in varying(experiments.values()) if name not in _ON_A_PAGE]
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for trial, row in rows.items():
+        words = [row["protocol"], *label(experiments[trial], several).split()]
+        folder = re.sub(r"[^\w.,=-]", "-", "_".join(words))
+        found.setdefault(folder, {})[trial] = row
+    return found
 
 
 def _table(

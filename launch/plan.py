@@ -18,6 +18,7 @@ from eegsr_jax.training.experiment import (
     one_method,
     trial_name,
 )
+from eegsr_jax.training.sweep import PACKS
 from launch.board import LAUNCHES, SWEEP, clock, launches, trials
 from launch.job import Job, Resources, Task
 
@@ -39,10 +40,15 @@ def asked_for(path: str, changes: Iterable[str]) -> list[Experiment]:
             raise ConfigError(f"{path}: get_config() returned {kind}; expected an Experiment")
     seed = found[0].seed
     closed = {text: is_closed_form(one_method(text)[1]) for text in {e.method for e in found}}
-    own = [dataclasses.replace(e, seed=seed) if closed[e.method] else e for e in found]
-    base = [dataclasses.replace(e, method=BASELINE, seed=seed, mesh=None) for e in found]
-    if any(text.partition("(")[0] == BASELINE for text in closed):
-        base = []
+    alone: dict[str, Any] = {"seed": seed, "mesh": None}  # a closed form takes one device
+    own = [dataclasses.replace(e, **alone) if closed[e.method] else e for e in found]
+    base = [dataclasses.replace(e, method=BASELINE, **alone) for e in found]
+    own_base = {
+        trial_name(dataclasses.replace(e, method=BASELINE))
+        for e in own
+        if e.method.partition("(")[0] == BASELINE
+    }
+    base = [e for e in base if trial_name(e) not in own_base]
     return list({trial_name(e): e for e in [*base, *own]}.values())
 
 
@@ -52,7 +58,7 @@ def keep(out: Path, experiments: Sequence[Experiment]) -> str:
     if (out / SWEEP).exists():
         gone = len(trials(out).keys() - names)
         said = f"{gone} trials of an earlier sweep are there and are left out" if gone else ""
-    elif any(not file.name.startswith(".") for file in out.glob("*")):
+    elif any(file.name[0] != "." and file.name != "store" for file in out.glob("*")):
         raise ConfigError(f"{out} exists and holds no sweep; choose another --out")
     write(out / SWEEP, config.list_to_json(experiments))
     return said
@@ -101,8 +107,7 @@ def divide(
         tasks = []
         for members in own.values():
             size = pack or (1 if several and not closed else math.ceil(len(members) / workers))
-            for begin in range(0, len(members), size):
-                some = members[begin : begin + size]
+            for some in [*_begun(out, members), *_cut(members, size)]:
                 count += 1
                 name = f"{number}-{count:04}"
                 file = out / "tasks" / f"{name}.json"
@@ -123,6 +128,22 @@ def divide(
     return jobs
 
 
+def _begun(out: Path, members: list[Experiment]) -> list[list[Experiment]]:
+    """Packs that have been saved half-way, as they were; they leave the list."""
+    found = []
+    for listed in sorted(out.glob(f"{PACKS}/*/trials.txt")):
+        own = {trial_name(e): e for e in members}
+        names = listed.read_text().split()
+        if (listed.parent / "checkpoints").exists() and own.keys() >= set(names):
+            found.append([own[name] for name in names])
+            members[:] = [e for name, e in own.items() if name not in names]
+    return found
+
+
+def _cut(members: list[Experiment], size: int) -> list[list[Experiment]]:
+    return [members[begin : begin + size] for begin in range(0, len(members), size)]
+
+
 def costs(experiments: Sequence[Experiment]) -> str:
     """A table of what each method will take: trials, operations, and from when to when.
 
@@ -137,7 +158,7 @@ def costs(experiments: Sequence[Experiment]) -> str:
     width = max(map(len, groups))
     for method, own in groups.items():
         seen = foresee(own[0])
-        least, most = (len(own) * sum(x) for x in zip(*seen.seconds, strict=True))
+        least, most = (len(own) * sum(each[i] for each in seen.seconds) for i in (0, 1))
         whole = [whole[0] + least, whole[1] + most]
         flop = len(own) * sum(s.steps * s.step.flop + s.once_flop for s in seen.stages)
         span = f"{clock(least)} to {clock(most)}"

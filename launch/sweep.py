@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 
 from eegsr_jax.commands.main import explain, flag_lines
@@ -29,7 +30,13 @@ from eegsr_jax.data.store import open_store
 from eegsr_jax.errors import ConfigError, EEGSRError
 from eegsr_jax.evaluation import tables
 from eegsr_jax.evaluation.provenance import called
-from eegsr_jax.training.experiment import Experiment, is_tested, split_of, trial_name
+from eegsr_jax.training.experiment import (
+    Experiment,
+    check_store,
+    is_tested,
+    split_of,
+    trial_name,
+)
 from eegsr_jax.training.sweep import note_failure
 from launch import board, k8s, local, plan, slurm
 from launch.collect import collect
@@ -50,7 +57,8 @@ def define_flags() -> flags.FlagValues:
         flags.DEFINE_string(name, default, told, flag_values=values)
 
     def number(name: str, default: int | None, told: str) -> None:
-        flags.DEFINE_integer(name, default, told, lower_bound=0, flag_values=values)
+        least = 0 if name in ("gpus", "retries") else 1
+        flags.DEFINE_integer(name, default, told, lower_bound=least, flag_values=values)
 
     def several(name: str, told: str) -> None:
         flags.DEFINE_multi_string(name, [], told, flag_values=values)
@@ -111,6 +119,7 @@ def run(values: flags.FlagValues, out: Path) -> None:
         print(plan.costs(left))
     if values.dry_run or not left:
         return
+    jax.config.update("jax_platforms", "cpu")  # the devices are the workers'
     with _only_launcher(out):
         if said := plan.keep(out, experiments):
             print(said)
@@ -164,11 +173,10 @@ def _launch(
         plan.note(out, jobs, record)
         print(f"{tasks} tasks: kubectl apply -f {file}")
     elif backend == "slurm":
-        ids: dict[str, str] = {}
         for job in jobs:
             given = slurm.submit(job, _pairs(values, "slurm"))
-            ids |= dict(zip([task.name for task in job.tasks], given, strict=True))
-        plan.note(out, jobs, record | {"ids": ids})
+            ids = dict(zip([task.name for task in job.tasks], given, strict=True))
+            plan.note(out, [job], record | {"ids": ids})  # at once: the next may be refused
         print(f"{tasks} tasks handed to Slurm; `status` tells how they stand")
     else:
         plan.note(out, jobs, record)
@@ -178,18 +186,25 @@ def _launch(
 
 def _is_ready(store: Path, experiments: list[Experiment]) -> bool:
     """Whether a store has all recordings: tasks of an earlier launch may be reading it."""
+    if not store.exists():
+        return False
     try:
         opened = open_store(store)
         for experiment in experiments:
             split_of(experiment, opened)
     except EEGSRError:
         return False
+    for experiment in experiments:
+        check_store(experiment, opened)
     return True
 
 
 def status(values: flags.FlagValues, out: Path) -> None:
     """Prints how the trials stand."""
-    print(board.page(out, _in_hand(out)))
+    try:
+        print(board.page(out, _in_hand(out)))
+    except ConfigError as error:
+        print(f"{board.page(out)}\n{error}")
 
 
 def cancel(values: flags.FlagValues, out: Path) -> None:
@@ -201,15 +216,19 @@ def cancel(values: flags.FlagValues, out: Path) -> None:
             slurm.cancel(launch["ids"].values())
         elif launch["backend"] == "k8s":
             told = [f"on Kubernetes: kubectl delete -f {out / 'jobset.yaml'}"]
-    pid = _launcher(out)
-    if pid is not None:
-        os.kill(pid, signal.SIGTERM)
-        told.append(f"process {pid} was asked to end; its workers save first")
+    if (found := _launcher(out)) is not None:
+        host, pid = found
+        if host == socket.gethostname():
+            os.kill(pid, signal.SIGTERM)
+            told.append(f"process {pid} was asked to end; its workers save first")
+        else:
+            told.append(f"a launcher runs on {host}: cancel there, or kill its process {pid}")
     print("\n".join([f"{out}: cancelled", *told]))
 
 
 def collected(values: flags.FlagValues, out: Path) -> None:
     """Writes the results, and prints what they say."""
+    jax.config.update("jax_platforms", "cpu")
     launches = board.launches(out)
     command = launches[0]["command"] if launches else called(_PROGRAM)
     files = collect(out, Path(values.store or out / "store"), command)
@@ -223,8 +242,10 @@ def collected(values: flags.FlagValues, out: Path) -> None:
 def _in_hand(out: Path) -> dict[str, str]:
     """Trials that Slurm has, and how it says that they stand."""
     found: dict[str, str] = {}
+    left = set(board.unfinished(out, board.trials(out)))
     for launch in board.launches(out):
-        if launch["backend"] == "slurm":
+        own = {name for trials in launch["tasks"].values() for name in trials}
+        if launch["backend"] == "slurm" and own & left:
             alive = slurm.alive(launch["ids"].values())
             states = slurm.states(alive)
             for task, number in launch["ids"].items():
@@ -255,15 +276,15 @@ def _only_launcher(out: Path) -> Iterator[None]:
         yield
 
 
-def _launcher(out: Path) -> int | None:
-    """The process number of a launcher at work there, on this host."""
+def _launcher(out: Path) -> tuple[str, int] | None:
+    """Host and process number of a launcher at work there."""
     try:
         with (out / _LAUNCHER).open("r+") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                host, pid = file.read().split()
-                return int(pid) if host == socket.gethostname() else None
+                host, _, pid = file.read().strip().partition(" ")
+                return (host, int(pid)) if pid else None  # it has just begun
     except FileNotFoundError:
         pass
     return None

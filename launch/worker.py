@@ -24,8 +24,12 @@ _ASKED = 0, -signal.SIGTERM, -signal.SIGUSR1
 _BAD_INPUT = 2  # the command's status for what another attempt would not mend
 # What becomes the command: with cores of its own, and told to save and end when its parent dies.
 _LEASH = """
-import ctypes, os, sys
+import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
+if os.getppid() != int(sys.argv.pop(1)):
+    sys.exit(1)  # it has died already
+for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal: the launcher tells by SIGTERM
+    signal.signal(number, signal.SIG_IGN)
 cores = set(map(int, filter(None, sys.argv[1].split(","))))
 if cores & os.sched_getaffinity(0):
     os.sched_setaffinity(0, cores & os.sched_getaffinity(0))
@@ -89,8 +93,11 @@ class Worker:
                 continue
             if status in _ASKED:  # by somebody else, and not of this worker alone
                 return
-            again = status != _BAD_INPUT and attempts[file] <= self.job.retries
-            if again and not alone:
+            # Of several hosts, one that loses the others ends as with bad input.
+            asked = self.job.resources
+            several = asked.hosts * asked.processes > 1
+            again = (several or status != _BAD_INPUT) and attempts[file] <= self.job.retries
+            if not alone:
                 files, alone = [self._file_of(name) for name in left], True
                 attempts = dict.fromkeys(files, 0)
             elif again:
@@ -116,7 +123,9 @@ class Worker:
         file = self.task.file.with_name(f"{self.task.name}-{name}.json")
         trials = config.load_list(Experiment, self.task.file)
         own = [trial for trial in trials if trial_name(trial) == name]
-        file.write_text(config.list_to_json(own), encoding="utf-8")
+        half = file.with_name(f".{file.name}.{socket.gethostname()}-{os.getpid()}")
+        half.write_text(config.list_to_json(own), encoding="utf-8")
+        half.replace(file)
         return file
 
     def _once(self, file: Path, attempt: int) -> Iterator[None]:
@@ -127,8 +136,9 @@ class Worker:
             head = f"--- {time.strftime('%F %T')} {socket.gethostname()}, attempt {attempt}\n"
             log.write(head.encode())
             log.flush()
+            leash = sys.executable, "-c", _LEASH, str(os.getpid())
             self._child = subprocess.Popen(
-                [sys.executable, "-c", _LEASH, ",".join(map(str, self.cores)), *words],
+                [*leash, ",".join(map(str, self.cores)), *words],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

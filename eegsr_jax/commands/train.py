@@ -39,12 +39,13 @@ from eegsr_jax.evaluation.results import write_json
 from eegsr_jax.evaluation.trial import SCORES, row_of
 from eegsr_jax.training.experiment import (
     Experiment,
+    check_store,
     is_tested,
     needs,
     one_method,
     refuse_idle_mesh,
 )
-from eegsr_jax.training.run import refuse_finished, train
+from eegsr_jax.training.run import card_of, is_complete, refuse_finished, train
 from eegsr_jax.training.sweep import FAILED, train_sweep
 
 ARGUMENTS = ()
@@ -88,11 +89,16 @@ def _trained(values: flags.FlagValues, several: bool) -> str:
     else:
         experiment = config.override(Experiment(), changes)
     mesh = _mesh(values, (experiment,), several)
-    refuse_finished(out)
+    # A run that is trained and was killed before it was scored is scored.
+    scored = is_tested(experiment) and not (out / SCORES).exists()
+    if not scored:
+        refuse_finished(out)
     store = prepared_store((experiment,), values.store or f"{out}_store")
-    card = train(experiment, store, out, mesh=mesh)
+    card = card_of(experiment, store)
+    if not (scored and from_first(is_complete(out, card))):
+        train(experiment, store, out, mesh=mesh)
     line = f"{out}: {experiment.method} on {len(card.recordings)} recordings of {store.dataset}"
-    if is_tested(experiment) and is_first():
+    if is_tested(experiment):
         row = score(experiment, out, store)
         line += f"; missing NMSE {row['nmse_missing']:.4f} on test data"
     return line
@@ -104,13 +110,15 @@ def _swept(values: flags.FlagValues, out: Path, several: bool) -> str:
     if Path(path).suffix == ".json":
         trials = config.load_list(Experiment, path)
         mesh, store = _mesh(values, trials, several), open_store(required(values, "store"))
+        for trial in trials:
+            check_store(trial, store)
     else:
         trials = config.load_sweep(path, values["set"].value or ())
         mesh = _mesh(values, trials, several)
         store = prepared_store(trials, values.store or f"{out}_store")
 
     def then(experiment: Experiment, folder: Path) -> None:
-        if is_tested(experiment) and not (folder / SCORES).exists():
+        if is_tested(experiment) and not from_first((folder / SCORES).exists()):
             score(experiment, folder, store)
 
     failed = train_sweep(trials, store, out, mesh=mesh, then=then)
@@ -175,7 +183,8 @@ def _union(experiments: Sequence[Experiment], name: str) -> tuple[str, ...] | No
 
 
 def score(experiment: Experiment, folder: Path, store: Store) -> dict[str, Any]:
-    """The scores of a run, which are written into it too."""
+    """The scores of a run, which are written into it too; all processes call it together."""
     row = row_of(folder, experiment, store)
-    write_json(folder / SCORES, made_with(), [row])
+    if is_first():
+        write_json(folder / SCORES, made_with(), [row])
     return row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -28,7 +29,11 @@ def made_with() -> dict[str, Any]:
 
 def called(program: str) -> str:
     """How this process was called, without the machine's folders."""
-    words = [re.sub(r"=(\S*/)([^/,]*)", r"=…/\2", word) for word in sys.argv[1:]]
+    words = []
+    for before, word in itertools.pairwise(sys.argv):
+        if before.strip("-") == "env" or re.match("--?env=", word):
+            word = re.sub(r"^((--?env=)?[^=]*=).*", r"\1…", word)  # it may be a secret
+        words.append(re.sub(r"(^|=)(\S*/)([^/,]*)", r"\1…/\3", word))
     return " ".join([program, *(shlex.quote(w) if set(w) & set("()") else w for w in words)])
 
 

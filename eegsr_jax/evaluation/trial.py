@@ -75,7 +75,7 @@ def _planned(folder: str | Path, experiment: Experiment, store: Store) -> tuple[
         split=split,
     )
     rule = replace(protocol(_PROTOCOLS[split.kind]), window_seconds=experiment.window_seconds)
-    data = Data(fold, rule, experiment.batch_size)
+    data = Data(fold, rule)
     view = View(data, experiment.layout, where, "native", np.zeros(len(data.channels), bool))
     text, _ = one_method(experiment.method)
     plan = jitted(method.plan)(params, nameless(where))

@@ -16,7 +16,8 @@ from eegsr_jax.geometry import Geometry
 from eegsr_jax.methods.base import GradientStage, Method
 from eegsr_jax.training.windows import StoreWindows, layout_geometry, shared_channels
 
-_FREE = ("mesh", "checkpoint_seconds", "writers")  # change no number by more than 1e-6
+# What changes no number by more than 1e-6; the same data may lie elsewhere.
+_FREE = ("root", "mesh", "checkpoint_seconds", "writers")
 _PARTS = ("subjects", "sessions", "runs")
 _TEST_FROM = 0.6  # of a subject that nobody was trained on, as `evaluate` has it
 
@@ -72,6 +73,21 @@ def settled(experiment: Experiment) -> Experiment:
 def trial_name(experiment: Experiment) -> str:
     """Of its run directory in a sweep: sixteen hexadecimal digits, a hash of all that matters."""
     return config.resolved_hash(settled(experiment))
+
+
+def check_store(experiment: Experiment, store: Store) -> None:
+    """Refuse a store of other data, or filtered otherwise, than the experiment says.
+
+    Raises:
+      ConfigError: it is.
+    """
+    for name in ("dataset", "preprocessing"):
+        found, asked = getattr(store, name), getattr(experiment, name)
+        if found != asked:
+            raise ConfigError(
+                f"{store.path}: was prepared with {name}={found!r}, the experiment has {asked!r}; "
+                "choose another --store"
+            )
 
 
 def needs(experiment: Experiment, part: str) -> tuple[str, ...] | None:

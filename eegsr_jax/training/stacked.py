@@ -87,12 +87,12 @@ def train_stacked(
         rows = np.stack([[order(n) for order in orders] for n in numbers])
         return jnp.asarray(rows) if mesh is None else place(rows, mesh, along(mesh, MODELS, 1))
 
+    score_all = _validation(stage, sets, which, [x.validate for x in own], where, mesh)
     fixed = given, data, derived, sets_of
     arguments = states, *fixed, rows_of(0), key, where
     run = _compiled_epoch(stage, steps, mesh)
     if count > 1:
         run = fitting_program(run, *arguments)
-    score_all = _validation(stage, sets, which, [x.validate for x in own], where, mesh)
     best, told = states.average, journal if is_first() else Journal()
     progress, done, wrong = [Progress()] * len(tasks), np.zeros(len(tasks), bool), [""] * len(tasks)
     first = 0  # epochs that are complete

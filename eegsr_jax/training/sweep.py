@@ -62,7 +62,7 @@ def train_sweep(
       store: with the recordings of all of them.
       out: the folder.
       mesh: see `fit_many` and `train`.
-      then: what else is done with a complete trial, by the first process; done again at each call.
+      then: what else is done with a complete trial, by all processes; done again at each call.
 
     Returns:
       Of the trials that failed, why; also in `out/failed/NAME.txt`. All others are complete.
@@ -81,8 +81,7 @@ def train_sweep(
         """The trial has its result, or none."""
         if error is None:
             try:
-                if is_first():
-                    then(experiment, folder)
+                then(experiment, folder)
             except EEGSRError as found:
                 error = found
         if error is not None:
@@ -173,7 +172,7 @@ def _together(
     signals = StopSignals()
 
     def journal_of(members: list[int]) -> RunJournal:
-        names = sorted(trained[i][1].name for i in members)
+        names = [trained[i][1].name for i in members]  # in the order in which their states lie
         folder = out / PACKS / hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
 
         def begin() -> None:
@@ -189,12 +188,12 @@ def _together(
         for members, found in fit_groups(method, tasks, mesh=mesh, journal_of=journal_of):
             for number, params in zip(members, found, strict=True):
                 experiment, folder = trained[number]
-                if isinstance(params, EEGSRError):
-                    end(experiment, folder, params)
-                    continue
-                write_run(folder, card_of(experiment, store), tasks[number].geometry, params)
-                end(experiment, folder)
+                if not isinstance(params, EEGSRError):
+                    card = card_of(experiment, store)
+                    write_run(folder, card, tasks[number].geometry, params)
             journal_of(members).forget()
+            for number, params in zip(members, found, strict=True):  # what else is done takes time
+                end(*trained[number], params if isinstance(params, EEGSRError) else None)
 
 
 @contextmanager

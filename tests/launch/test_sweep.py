@@ -138,11 +138,17 @@ def test_the_same_command_leaves_finished_trials_alone(finished, capsys):
 def test_a_trial_without_scores_is_scored_and_not_trained(finished):
     out, words = finished
     file = sorted(out.glob("*/scores.json"))[0]
-    kept, params = file.read_text(), (file.parent / "config.json").stat().st_mtime_ns
+    kept, params = rows_of(file), (file.parent / "config.json").stat().st_mtime_ns
     file.unlink()
     assert launch(*words)[0] == 0
-    assert json.loads(file.read_text())["rows"] == json.loads(kept)["rows"] or file.exists()
+    assert rows_of(file) == kept
     assert (file.parent / "config.json").stat().st_mtime_ns == params
+
+
+def rows_of(file):
+    """Scores, which are the same each time; speed is not."""
+    rows = json.loads(file.read_text())["rows"]
+    return [{k: v for k, v in row.items() if k != "times_real_time"} for row in rows]
 
 
 def main(words):
@@ -275,6 +281,45 @@ def test_bad_input_is_one_line(words, message, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_store_of_other_data_is_refused(finished, capsys):
+    out, words = finished
+    other = [*words, f"--store={out / 'store'}", "--set", "preprocessing.l_freq=1"]
+    assert main(other) == 2
+    said = capsys.readouterr().err
+    assert "was prepared with preprocessing=" in said and "choose another --store" in said
+
+
+def test_a_sweep_of_what_is_no_seed_has_a_page_each(tmp_path, cache):
+    out = tmp_path / "out"
+    trials = (
+        """product(vary("test_subjects", [("1",), ("2",)]), vary("window_seconds", [1.0, 2.0]))"""
+    )
+    words = config(tmp_path, trials), f"--out={out}", "--set=method=ridge"
+    assert launch(*words, environment=cache)[0] == 0
+    assert main(["collect", f"--out={out}"]) == 0
+    pages = sorted(path.name for path in (out / "results").iterdir() if path.is_dir())
+    assert pages == [f"leave_subjects_out_window_seconds={n}" for n in ("1.0", "2.0")]
+
+
+def test_the_terminal_s_interrupt_saves(tmp_path, cache):
+    out = tmp_path / "out"
+    words = config(tmp_path, f'vary("method", [{SMALL.format(4000)!r}])'), f"--out={out}"
+    environment = os.environ | cache | {"PYTHONPATH": str(HERE)}
+    command = [sys.executable, "-m", "launch.sweep", *words]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    for _ in range(1200):
+        if list(out.glob("*/metrics.jsonl")) or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # to all, as Ctrl-C does
+    said, _ = process.communicate(timeout=120)
+    assert "stopped; the same command goes on" in said
+    (log,) = [log for log in (out / "logs").iterdir() if "field: epoch" in log.read_text()]
+    assert log.read_text().endswith("stopped, and saved; the same command goes on\n")
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("mine")
     file = tmp_path.parent / f"{tmp_path.name}.py"
@@ -290,6 +335,33 @@ def test_the_baseline_and_closed_forms_once(tmp_path):
     assert [(e.method, e.seed) for e in found] == [
         ("lagged_ridge", 0), ("ridge", 0), ("emag", 0), ("emag", 1), ("emag", 2)
     ]  # fmt: skip
+
+
+def test_the_baseline_wherever_it_is_not(tmp_path):
+    trials = """chain([{"method": "lagged_ridge(lags=6)", "layout": "spread:8"}],
+        product(vary("method", ["emag"]), vary("layout", ["spread:8", "spread:6"])))"""
+    found = plan.asked_for(config(tmp_path, trials).partition("=")[2], ["mesh=windows:2"])
+    own = [(e.method.partition("(")[0], e.layout, e.mesh) for e in found]
+    assert sorted(own, key=str) == [
+        ("emag", "spread:6", "windows:2"),
+        ("emag", "spread:8", "windows:2"),
+        ("lagged_ridge", "spread:6", None),
+        ("lagged_ridge", "spread:8", None),
+    ]
+
+
+def test_a_pack_that_was_saved_stays_together(tmp_path):
+    found = plan.asked_for(config(tmp_path, 'vary("seed", range(6))').partition("=")[2],
+                           ["method=emag"])  # fmt: skip
+    deep = [e for e in found if e.method == "emag"]
+    names = [plan.trial_name(e) for e in deep]
+    pack = tmp_path / "out/packs/abc"
+    (pack / "checkpoints").mkdir(parents=True)
+    (pack / "trials.txt").write_text("\n".join([names[4], names[1], names[2]]))
+    given = {"resources": plan.Resources(), "workers": 3, "pack": None}
+    (job,) = plan.divide(deep, tmp_path / "out", tmp_path / "store", **given)
+    assert job.tasks[0].trials == (names[4], names[1], names[2])
+    assert sorted(n for task in job.tasks for n in task.trials) == sorted(names)
 
 
 def test_tasks_have_each_trial_once_and_what_it_takes(tmp_path):

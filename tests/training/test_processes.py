@@ -23,6 +23,7 @@ from eegsr_jax.data import datasets
 from eegsr_jax.data.preprocessing import PREPROCESSING
 from eegsr_jax.data.store import open_store, prepare
 from eegsr_jax.distributed import ending_together, make_mesh, start_processes
+from eegsr_jax.evaluation.results import read_json
 from eegsr_jax.training.checkpoint import load_params, newest
 from eegsr_jax.training.experiment import Experiment, trial_name
 from eegsr_jax.training.journal import RunJournal, Stopped
@@ -306,3 +307,24 @@ def whole(run):
             assert load_params(folder / "state")
         elif folder.name.isdigit() and folder.parent.name == "stages":
             assert load_params(folder)
+
+
+@pytest.mark.slow
+def test_two_processes_are_scored_as_one(tmp_path):
+    """Both score, as loading a run takes all of them; the first writes."""
+    data = "dataset=simulated", "preprocessing.l_freq=none", "preprocessing.h_freq=none"
+    emag = "emag(lags=2,resolution=3,components=4,widths=(2,),features=8,epochs=2,batch_size=4)"
+    small = f"method={emag}", "window_seconds=1", "subjects=1,2,3", "test_subjects=3"
+    flags = [f"--set={text}" for text in (*data, *small)]
+    words = [sys.executable, "-m", "eegsr_jax.commands.main", "train", *flags]
+    port, given = free_port(), [f"--workdir={tmp_path / 'run'}", f"--store={tmp_path / 'store'}"]
+    each = [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
+    two = [[*words, *given, *each, f"--process={n}"] for n in range(2)]
+    for status, _, said in processes(two, devices=1):
+        assert status == 0, said[-2000:]
+    (row,) = read_json(tmp_path / "run/scores.json")[1]
+    alone = [*words, f"--workdir={tmp_path / 'alone'}", f"--store={tmp_path / 'store'}"]
+    ((status, _, said),) = processes([alone], devices=1)
+    assert status == 0, said[-2000:]
+    (expected,) = read_json(tmp_path / "alone/scores.json")[1]
+    assert row["nmse_missing"] == pytest.approx(expected["nmse_missing"], rel=1e-4)

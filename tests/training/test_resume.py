@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,11 +184,15 @@ def test_a_stopped_pack_goes_on_to_the_same_bits(store, tmp_path):
     said = child.communicate(timeout=60)
     assert child.returncode == 0 and "stopped, and saved" in said[1], said
     assert 3 < len(lines()) < 61 and not any(done(tmp_path / "out", trial) for trial in trials)
+    shutil.copytree(tmp_path / "out", tmp_path / "turned")
     assert train_sweep(trials, store, tmp_path / "out") == {}
     assert train_sweep(trials, store, tmp_path / "whole") == {}
+    # In another order it is another pack: no model goes on with the state of another.
+    assert train_sweep(trials[::-1], store, tmp_path / "turned") == {}
     for trial in trials:
         name = trial_name(trial)
         equal(load(tmp_path / "out" / name)[1], load(tmp_path / "whole" / name)[1])
+        equal(load(tmp_path / "turned" / name)[1], load(tmp_path / "whole" / name)[1], 1e-3)
     epochs = [json.loads(line)["epoch"] for line in lines()]
     assert epochs == list(range(61))
     assert not list(tmp_path.glob("out/packs/*/checkpoints"))
