@@ -3,9 +3,9 @@
 python -m launch.sweep --config=configs/eegbci_within.py --out=runs/within --set root=FOLDER
 
 Within each subject, runs 4 and 8 train and run 12 tests (imagined movement of the fists); deep
-methods have three seeds, closed forms need none. 1,170 trials.
+methods have three seeds, closed forms need none. 1,170 trials, about an hour and a half on a core.
 Expected (benchmarks/results/sweep_within.md): case2_4x, median over subjects, missing NMSE about
-0.0870 for `lagged_ridge`, 0.0868 for `emag`, 0.0861 for `srgdiff`.
+0.0870 for `lagged_ridge`, 0.0861 for `emag` and `srgdiff`.
 """
 
 from eegsr_jax.data.preprocessing import PREPROCESSING
