@@ -30,7 +30,7 @@ left() {  # trials that are not trained
 }
 run() {  # on a file of experiments
   @COMMAND@ >&3 2>&1 & train=$!
-  [ -z "$stopped" ] || kill -TERM "$train"  # asked a moment ago
+  [ -z "$stopped" ] || end  # asked a moment ago
   wait "$train"
   status=$?
   while kill -0 "$train" 2> /dev/null; do  # a signal ends a wait, not what it waits for
@@ -41,7 +41,11 @@ run() {  # on a file of experiments
 }
 
 train= stopped=
-trap 'stopped=yes; [ -z "$train" ] || kill -TERM "$train"' TERM
+end() {  # twice: a command that has just begun may lose the first
+  kill -TERM "$train" 2> /dev/null
+  { sleep 2; kill -TERM "$train"; } > /dev/null 2>&1 3>&- &
+}
+trap 'stopped=yes; [ -z "$train" ] || end' TERM
 mkdir -p "$out/logs" "$out/failed" && pipe=$(mktemp -d)/pipe && mkfifo "$pipe" || exit 1
 if [ "$process" = 0 ]; then
   for trial in $(left); do rm -f "$out/failed/$trial.txt"; done

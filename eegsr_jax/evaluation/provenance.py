@@ -33,7 +33,7 @@ def called(program: str) -> str:
     for before, word in itertools.pairwise(sys.argv):
         if before.strip("-") == "env" or re.match("--?env=", word):
             word = re.sub(r"^((--?env=)?[^=]*=).*", r"\1…", word)  # it may be a secret
-        words.append(re.sub(r"(^|=)(\S*/)([^/,]*)", r"\1…/\3", word))
+        words.append(re.sub(r"(^(?=/)|=)(\S*/)([^/,]*)", r"\1…/\3", word))
     return " ".join([program, *(shlex.quote(w) if set(w) & set("()") else w for w in words)])
 
 
